@@ -1,0 +1,129 @@
+"""Prove that the runtime scores as scikit-learn does: the same leaf of every tree, and the same score to one ULP."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from relief_runtime import document as runtime_document
+from relief_runtime.forest import Forest, compile_block, leaf_value
+from sklearn.ensemble import IsolationForest
+
+from relief_trainer.document import serialize
+from relief_trainer.errors import ReliefError
+
+Floats = npt.NDArray[np.float64]
+
+
+def scikit_scores(forest: IsolationForest, rows: Floats) -> Floats:
+    """Return scikit-learn's scores of rows, in (0, 1], higher = more anomalous; NaN where every feature is missing.
+
+    Values beyond float32 are taken for the extremes that they are, where scikit-learn would refuse them.
+    """
+    scores: Floats = np.full(len(rows), np.nan)
+    present = ~np.isnan(rows).all(axis=1)
+    if present.any():
+        scores[present] = -forest.score_samples(_as_fitted(forest, to_float32(rows[present])))
+    return scores
+
+
+def to_float32(rows: Floats) -> npt.NDArray[np.float32]:
+    """Return rows as scikit-learn sees them, infinities and what would become one as the largest float32."""
+    limit = np.finfo(np.float32).max
+    return np.clip(rows, -float(limit), float(limit)).astype(np.float32)
+
+
+def runtime_scores(document_text: str, rows: Floats) -> Floats:
+    """Return the runtime's scores of rows, in (0, 1], higher = more anomalous; NaN where every feature is missing."""
+    forest = Forest(runtime_document.read(document_text, runtime_document.checksum(document_text)))
+    return np.array(
+        [np.nan if score is None else score for score in map(forest.score, rows.tolist())], dtype=np.float64
+    )
+
+
+def check(forest: IsolationForest, document: Mapping[str, Any], rows: Floats) -> None:
+    """Raise an error unless the runtime agrees with scikit-learn on every row, on every tree's leaf and on the score.
+
+    Parameters
+    ----------
+    document
+        The model document of the forest.
+    rows
+        Shape (rows, features), float64, NaN = missing. Rows on and beside the forest's thresholds are added.
+    """
+    rows = np.vstack([rows, rows_beside_thresholds(document, rows)])
+    wrong_leaves = count_wrong_leaves(forest, document, rows)
+    if wrong_leaves:
+        raise ReliefError(
+            f"the model differs from scikit-learn in {wrong_leaves} leaves of {len(rows)} rows and is not stored",
+            "Report this with the versions that `relief --version` prints.",
+        )
+    expected, actual = scikit_scores(forest, rows), runtime_scores(serialize(document), rows)
+    if not np.array_equal(np.isnan(expected), np.isnan(actual)) or ulps(expected, actual) > 1:
+        raise ReliefError(
+            f"the model's scores differ from scikit-learn's by {ulps(expected, actual):g} ULP and it is not stored",
+            "Report this with the versions that `relief --version` prints.",
+        )
+
+
+def count_wrong_leaves(forest: IsolationForest, document: Mapping[str, Any], rows: Floats) -> int:
+    """Return how often, over all trees, walking and compiled code find another leaf than scikit-learn does."""
+    numbered = _number_leaves(document)
+    text = serialize(numbered)
+    trees = runtime_document.read(text, runtime_document.checksum(text)).trees
+    seen = to_float32(rows)
+    as_lists = rows.tolist()
+    wrong = 0
+    for tree, estimator, columns in zip(trees, forest.estimators_, forest.estimators_features_, strict=True):
+        leaves = estimator.tree_.apply(np.ascontiguousarray(seen[:, columns]))
+        compiled = compile_block([tree])
+        wrong += int(np.sum(leaves != np.array([leaf_value(tree, row) for row in as_lists])))
+        wrong += int(np.sum(leaves != np.array([compiled(0.0, row) for row in as_lists])))
+    return wrong
+
+
+def ulps(expected: Floats, actual: Floats) -> float:
+    """Return the largest difference of two arrays in units of the last place, NaN pairs left out."""
+    both = ~(np.isnan(expected) | np.isnan(actual))
+    if not both.any():
+        return 0.0
+    return float(np.max(np.abs(expected[both] - actual[both]) / np.spacing(expected[both])))
+
+
+def rows_beside_thresholds(document: Mapping[str, Any], rows: Floats, count: int = 1000) -> Floats:
+    """Return rows of which some values lie on a threshold, one double beside it, or are infinite or missing."""
+    generator = np.random.default_rng(0)
+    picked = rows[generator.integers(len(rows), size=count)].copy()
+    features = np.concatenate([tree["feature"] for tree in document["trees"]])
+    values = np.concatenate([tree["value"] for tree in document["trees"]])
+    values = np.array([np.inf if value is None else value for value in values], dtype=np.float64)
+    splits = np.flatnonzero(features >= 0)
+    if not len(splits):
+        return picked[:0]
+    for row in picked:
+        for split in generator.choice(splits, size=2):
+            beside = (values[split], np.nextafter(values[split], -np.inf), np.nextafter(values[split], np.inf))
+            row[features[split]] = generator.choice([*beside, *beside, np.inf, -np.inf, np.nan])
+    return picked
+
+
+def _number_leaves(document: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a document whose leaves hold their own node number instead of a path length."""
+    numbered = copy.deepcopy(dict(document))
+    for tree in numbered["trees"]:
+        tree["value"] = [
+            float(node) if feature < 0 else value
+            for node, (feature, value) in enumerate(zip(tree["feature"], tree["value"], strict=True))
+        ]
+    return numbered
+
+
+def _as_fitted(forest: IsolationForest, rows: npt.NDArray[np.float32]) -> Any:
+    names = getattr(forest, "feature_names_in_", None)
+    if names is None:
+        return rows
+    return pd.DataFrame(rows, columns=names)

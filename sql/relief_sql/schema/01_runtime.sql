@@ -1,0 +1,103 @@
+-- Runtime: the only PL/Python of Relief. It is fixed, reads no table and never calls plpy.execute, so it is safe in parallel workers.
+-- A call reads: relief._score(key, coalesce(relief._have(key), relief._load(key, relief._document(key))), numbers, categories),
+-- where key is the checksum of a model's document: the document is fetched only when the session doesn't hold the model yet.
+
+create function relief._have(key text)
+  returns text
+  language plpython3u
+  stable
+  strict
+  parallel safe
+  cost 50
+as $python$
+    runtime = GD.get("{{runtime_key}}")
+    return "" if runtime is not None and runtime.have(key) else None
+$python$;
+comment on function relief._have(text) is
+  'Returns an empty text if this session holds the model with this checksum, else NULL.';
+
+create function relief._load(key text, document text)
+  returns text
+  language plpython3u
+  stable
+  parallel safe
+  cost 1
+as $python$
+    import sys
+    import types
+
+    if document is None:
+        plpy.error(
+            'model with checksum "%s" is not stored any more' % key,
+            hint="Promote a stored version: select relief.promote('<detector>');",
+            sqlstate="02000",
+        )
+    if "{{runtime_key}}" not in GD:
+        sources = {{runtime_sources}}
+        for name, source in sources:
+            module = sys.modules[name] = types.ModuleType(name)
+            module.__path__ = []
+            exec(compile(source, "<%s>" % name, "exec"), module.__dict__)
+        GD["{{runtime_key}}"] = sys.modules["relief_runtime.session"]
+    try:
+        GD["{{runtime_key}}"].load(key, document)
+    except ValueError as error:
+        plpy.error(
+            str(error),
+            hint="Store models with the trainer: relief train <detector>, or relief import <file>.",
+            sqlstate="22023",
+        )
+    return ""
+$python$;
+comment on function relief._load(text, text) is
+  'Validates a model document against its checksum, keeps the model in this session, and returns an empty text.';
+
+create function relief._score(key text, loaded text, numbers double precision[], categories text[])
+  returns double precision
+  language plpython3u
+  stable
+  parallel safe
+  cost 1000
+as $python$
+    try:
+        return GD["{{runtime_key}}"].score(key, numbers, categories)
+    except (KeyError, TypeError, ValueError) as error:
+        plpy.error("row cannot be scored: %s" % error, sqlstate="22023")
+$python$;
+comment on function relief._score(text, text, double precision[], text[]) is
+  'Returns the anomaly score, in (0, 1] and higher = more anomalous, of one row''s features by a model that this session holds; '
+  'NULL if every feature is missing.';
+
+create function relief._deviation(value double precision, mean double precision, stddev double precision)
+  returns double precision
+  language sql
+  immutable
+  parallel safe
+return case
+  when value is null or value = 'NaN'::double precision or mean is null or stddev is null then null
+  when stddev > 0 then
+    case
+      when value >= mean + 1e6 * stddev then 1e6
+      when value <= mean - 1e6 * stddev then -1e6
+      else round((value - mean) / stddev * 1000) / 1000
+    end
+  else 1e6 * sign(value - mean)
+end;
+comment on function relief._deviation(double precision, double precision, double precision) is
+  'Returns how many standard deviations a value lies from the mean, signed, to three decimals, never beyond 1000000: that stands '
+  'for anything farther, for infinities, and for any departure from a history that was constant.';
+
+create function relief._no_model(detector text)
+  returns double precision[]
+  language plpgsql
+  stable
+  parallel safe
+  set search_path = pg_catalog, pg_temp
+as $$
+begin
+  raise exception 'detector "%" has no promoted model', detector
+    using errcode = 'object_not_in_prerequisite_state',
+          hint = format('Train one: relief train %s --promote, or promote one: select relief.promote(%L);', detector, detector);
+end
+$$;
+comment on function relief._no_model(text) is 'Stands in for a verdict until a first model is promoted: raises an error that says so.';

@@ -1,0 +1,160 @@
+-- Tables: what is configured, and what was trained.
+
+create table relief.detector (
+  id               integer generated always as identity primary key,
+  name             text not null unique,
+  relation         regclass not null,
+  schema_name      name not null,
+  table_name       name not null,
+  columns          name[] not null,
+  time_column      name,
+  contamination    double precision,
+  threshold        double precision,
+  on_error         text not null,
+  score_function   boolean not null,
+  promoted_version integer,
+  created_at       timestamptz not null default pg_catalog.now(),
+  created_by       name not null default current_user,
+  constraint detector_name_is_an_identifier
+    check (name <> '' and pg_catalog.octet_length(name) <= 63),
+  constraint contamination_is_a_share_up_to_half
+    check (contamination > 0 and contamination <= 0.5),
+  constraint threshold_is_a_score
+    check (threshold > 0 and threshold <= 1),
+  constraint contamination_or_threshold
+    check ((contamination is null) <> (threshold is null)),
+  constraint on_error_is_pass_or_raise
+    check (on_error in ('pass', 'raise'))
+);
+comment on table relief.detector is 'A named configuration: one table, its features, how many anomalies to expect, what to do on failure.';
+comment on column relief.detector.schema_name is 'Where the relation was when the detector was made: a regclass loses its name with its table.';
+comment on column relief.detector.table_name is 'See schema_name.';
+comment on column relief.detector.columns is 'The columns that the features read, in the order of the arguments of the features function.';
+comment on column relief.detector.time_column is 'The column that tells when a row happened; relief train --since compares with it.';
+comment on column relief.detector.contamination is 'The share of training rows that is to be flagged; the threshold follows from it.';
+comment on column relief.detector.threshold is 'A fixed score from which a row is an anomaly; instead of contamination.';
+comment on column relief.detector.on_error is 'What the trigger does with a row that cannot be scored: pass it with a NULL score, or raise the error.';
+comment on column relief.detector.score_function is 'Whether relief_score(row) in the table''s schema is this detector''s.';
+comment on column relief.detector.promoted_version is 'The version that scores; no foreign key, since a circle of them breaks pg_restore.';
+
+create table relief.feature (
+  detector_id integer not null references relief.detector on delete cascade,
+  position    integer not null,
+  name        text not null,
+  expression  text not null,
+  kind        text not null default 'number',
+  primary key (detector_id, position),
+  unique (detector_id, name),
+  constraint kind_is_number_or_category check (kind in ('number', 'category'))
+);
+comment on table relief.feature is 'The features of a detector, in the order in which models take them.';
+comment on column relief.feature.expression is
+  'For people to read. What is computed is the features function alone; this text is never executed again.';
+
+create table relief.model (
+  id               integer generated always as identity primary key,
+  detector_id      integer not null references relief.detector on delete cascade,
+  version          integer not null,
+  document         text not null,
+  checksum         text not null,
+  threshold        double precision not null,
+  threshold_origin text not null,
+  features         text[] not null,
+  created_at       timestamptz not null default pg_catalog.now(),
+  created_by       name not null default current_user,
+  unique (detector_id, version),
+  constraint version_counts_from_one check (version >= 1),
+  constraint threshold_is_a_score check (threshold >= 0 and threshold <= 1)
+);
+create index model_checksum_idx on relief.model (checksum);
+comment on table relief.model is 'One fitted forest a row, immutable, numbered 1, 2, 3… within its detector.';
+comment on column relief.model.document is 'The model document: JSON with a format number, validated wholly before it is stored.';
+comment on column relief.model.checksum is 'SHA-256 of the document, the key of the model in a session''s memory.';
+comment on column relief.model.threshold is 'The score from which a row is an anomaly; taken from the document.';
+comment on column relief.model.threshold_origin is 'Where the threshold came from: contamination or fixed; taken from the document.';
+comment on column relief.model.features is 'The names of the features that the model takes, in order; taken from the document.';
+
+create table relief.profile (
+  model_id  integer primary key references relief.model on delete cascade,
+  feature   text[] not null,
+  count     bigint[] not null,
+  mean      double precision[] not null,
+  stddev    double precision[] not null,
+  minimum   double precision[] not null,
+  maximum   double precision[] not null,
+  null_rate double precision[] not null
+);
+comment on table relief.profile is 'The statistics of each feature over the rows that a model was trained on, in arrays over the features.';
+comment on column relief.profile.count is 'Rows with a value: neither NULL nor NaN.';
+comment on column relief.profile.stddev is 'Sample standard deviation (n - 1).';
+comment on column relief.profile.null_rate is 'The share of rows in which the feature is NULL or NaN.';
+
+-- Rows of a detector belong to whoever has the rights of the table's owner; of a table that is gone, to whoever made the detector.
+
+create function relief._owns(relation oid, created_by name)
+  returns boolean
+  language sql
+  stable
+  parallel safe
+  set search_path = pg_catalog, pg_temp
+as $$
+  select coalesce(
+    (select pg_has_role(current_user, relowner, 'usage') from pg_class where oid = relation),
+    (select pg_has_role(current_user, oid, 'usage') from pg_roles where rolname = created_by),
+    false)
+$$;
+comment on function relief._owns(oid, name) is
+  'Whether the current role has the rights of the relation''s owner or, where the relation is gone, of the role that made the detector.';
+
+alter table relief.detector enable row level security;
+create policy owner on relief.detector using (relief._owns(relation, created_by));
+comment on policy owner on relief.detector is 'Whoever has the rights of the table''s owner.';
+
+alter table relief.feature enable row level security;
+create policy owner on relief.feature using (exists (select from relief.detector as d where d.id = detector_id));
+comment on policy owner on relief.feature is 'Follows the detector.';
+
+alter table relief.model enable row level security;
+create policy owner on relief.model using (exists (select from relief.detector as d where d.id = detector_id));
+comment on policy owner on relief.model is 'Follows the detector.';
+
+alter table relief.profile enable row level security;
+create policy owner on relief.profile using (exists (select from relief.model as m where m.id = model_id));
+comment on policy owner on relief.profile is 'Follows the model.';
+
+create function relief._document(key text)
+  returns text
+  language sql
+  stable
+  strict
+  security definer
+  parallel safe
+  cost 1
+  set search_path = pg_catalog, pg_temp
+as $$
+  select document from relief.model where checksum = key limit 1
+$$;
+comment on function relief._document(text) is 'Returns the model document with this checksum. Who can name the checksum may score with the model.';
+
+create function relief._check_model()
+  returns trigger
+  language plpgsql
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  content jsonb;
+begin
+  perform relief._load(new.checksum, new.document);
+  content := new.document;
+  new.threshold := content #>> '{threshold,value}';
+  new.threshold_origin := content #>> '{threshold,origin}';
+  new.features := array(select feature ->> 'name' from jsonb_array_elements(content -> 'features') with ordinality as f (feature, n) order by n);
+  return new;
+end
+$$;
+comment on function relief._check_model() is 'Refuses a document that cannot be scored with, and takes the columns beside it from the document.';
+
+create trigger check_model
+  before insert or update on relief.model
+  for each row execute function relief._check_model();
+comment on trigger check_model on relief.model is 'No model is stored that the runtime has not validated wholly.';

@@ -1,0 +1,250 @@
+-- Generated functions: what Relief makes beside a detector's table, owned by the table's owner.
+--   _relief_features_<detector>(columns…)          the only holder of the owner's expressions
+--   _relief_verdict_<detector>(numbers, categories)   {score, threshold, version} by the promoted model; replaced by promote
+--   _relief_deviation_<detector>(numbers, categories) feature -> standard deviations from the profile; replaced by promote
+--   relief_score(row)                              the first element of the verdict
+-- Verdict and deviation are made of identifiers and numbers alone.
+
+create function relief._object_name(kind text, detector text)
+  returns name
+  language sql
+  immutable
+  parallel safe
+  set search_path = pg_catalog, pg_temp
+as $$
+  select (case
+    when octet_length('_relief_' || kind || '_' || detector) <= 63 then '_relief_' || kind || '_' || detector
+    else '_relief_' || kind || '_' || md5(detector)
+  end)::name
+$$;
+comment on function relief._object_name(text, text) is 'Returns the name of a detector''s generated function of a kind; long detector names are hashed.';
+
+create function relief._schema_of(relation regclass)
+  returns name
+  language sql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+  select nspname from pg_class as c join pg_namespace as n on n.oid = c.relnamespace where c.oid = relation
+$$;
+comment on function relief._schema_of(regclass) is 'Returns the schema of a relation.';
+
+create function relief._function_name(d relief.detector, kind text)
+  returns text
+  language sql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+  select format('%I.%I', relief._schema_of(d.relation), relief._object_name(kind, d.name))
+$$;
+comment on function relief._function_name(relief.detector, text) is 'Returns the qualified, quoted name of a generated function.';
+
+create function relief._generated(d relief.detector, kind text)
+  returns regprocedure
+  language sql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+  select p.oid
+  from pg_proc as p
+  join pg_class as c on c.relnamespace = p.pronamespace
+  where c.oid = d.relation and p.proname = relief._object_name(kind, d.name)
+$$;
+comment on function relief._generated(relief.detector, text) is 'Returns a detector''s generated function of a kind, NULL where there is none.';
+
+create function relief._score_function(relation regclass)
+  returns regprocedure
+  language sql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+  select p.oid
+  from pg_proc as p
+  join pg_class as c on c.relnamespace = p.pronamespace
+  where c.oid = relation and p.proname = 'relief_score' and p.proargtypes = c.reltype::text::oidvector
+$$;
+comment on function relief._score_function(regclass) is 'Returns the function relief_score of a relation''s row type, NULL where there is none.';
+
+create function relief._features_call(d relief.detector, row_name text)
+  returns text
+  language sql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+  select format('%s(%s)', relief._function_name(d, 'features'), string_agg(format('%s.%I', row_name, c.name), ', ' order by c.n))
+  from unnest(d.columns) with ordinality as c (name, n)
+$$;
+comment on function relief._features_call(relief.detector, text) is 'Returns the text of a call of the features function on a row''s columns.';
+
+create function relief._adopt_function(d relief.detector, signature regprocedure, description text)
+  returns void
+  language plpgsql
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  owner name;
+begin
+  select pg_get_userbyid(relowner) into strict owner from pg_class where oid = d.relation;
+  if (select pg_get_userbyid(proowner) from pg_proc where oid = signature) <> owner then
+    execute format('alter function %s owner to %I', signature, owner);
+  end if;
+  -- Then DROP EXTENSION takes the function along instead of failing; CREATE OR REPLACE forgets it each time.
+  if exists (select from pg_extension where extname = 'relief') then
+    execute format('alter function %s depends on extension relief', signature);
+  end if;
+  execute format('comment on function %s is %L', signature, format('Relief, detector "%s": %s', d.name, description));
+end
+$$;
+comment on function relief._adopt_function(relief.detector, regprocedure, text) is
+  'Gives a generated function to the table''s owner, ties it to the extension, and says in a comment what it is.';
+
+create function relief._create_features(d relief.detector, features relief._feature[], name_path text)
+  returns void
+  language plpgsql
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  arguments text;
+  numbers text;
+  statement text;
+begin
+  select string_agg(format('%I %s', a.attname, format_type(a.atttypid, -1)), ', ' order by c.n) into strict arguments
+  from unnest(d.columns) with ordinality as c (name, n)
+  join pg_attribute as a on a.attrelid = d.relation and a.attname = c.name;
+
+  select string_agg(format(E'  (%s\n  )::pg_catalog.float8', f.expression), E',\n' order by f.n) into strict numbers
+  from unnest(features) with ordinality as f (name, expression, columns, parallel_safe, n);
+
+  -- CREATE, never OR REPLACE: a function that is there already is somebody's.
+  statement := format($sql$
+create function %s(%s)
+  returns pg_catalog.float8[]
+  language sql
+  stable
+  parallel %s
+return array[
+%s
+]$sql$,
+    relief._function_name(d, 'features'), arguments, relief._parallel_label(features), numbers);
+  perform set_config('search_path', name_path, true);
+  execute statement;
+  perform pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
+  perform relief._adopt_function(d, relief._generated(d, 'features'), 'its features, computed from the columns of a row.');
+end
+$$;
+comment on function relief._create_features(relief.detector, relief._feature[], text) is
+  'Makes the features function of a detector from expressions that relief._check_feature has passed.';
+
+create function relief._parallel_label(features relief._feature[])
+  returns text
+  language sql
+  immutable
+  set search_path = pg_catalog, pg_temp
+as $$
+  select case when bool_and(f.parallel_safe) then 'safe' else 'unsafe' end from unnest(features) as f
+$$;
+comment on function relief._parallel_label(relief._feature[]) is 'Returns safe if everything that the features call is, else unsafe.';
+
+create function relief._create_score_function(d relief.detector, features relief._feature[])
+  returns void
+  language plpgsql
+  set search_path = pg_catalog, pg_temp
+as $$
+begin
+  -- A string body: with a parsed one, ALTER TABLE … ALTER TYPE would fail because a function uses the row type.
+  execute format($sql$
+create function %I.relief_score(o %s)
+  returns pg_catalog.float8
+  language sql
+  stable
+  parallel %s
+as %L$sql$,
+    relief._schema_of(d.relation), d.relation, relief._parallel_label(features),
+    format('select (%s(%s, null::pg_catalog.text[]))[1]', relief._function_name(d, 'verdict'), relief._features_call(d, 'o')));
+  perform relief._adopt_function(
+    d, relief._score_function(d.relation), 'the anomaly score of a row, in (0, 1], higher = more anomalous.');
+end
+$$;
+comment on function relief._create_score_function(relief.detector, relief._feature[]) is 'Makes relief_score(row) of a detector''s table.';
+
+create function relief._create_verdict(d relief.detector)
+  returns void
+  language plpgsql
+  set search_path = pg_catalog, pg_temp
+as $$
+begin
+  execute format($sql$
+create function %s(numbers pg_catalog.float8[], categories pg_catalog.text[])
+  returns pg_catalog.float8[]
+  language sql
+  stable
+  parallel safe
+return relief._no_model(%L)$sql$,
+    relief._function_name(d, 'verdict'), d.name);
+  execute format($sql$
+create function %s(numbers pg_catalog.float8[], categories pg_catalog.text[])
+  returns pg_catalog.jsonb
+  language sql
+  stable
+  parallel safe
+return null::pg_catalog.jsonb$sql$,
+    relief._function_name(d, 'deviation'));
+  perform relief._adopt_verdict(d);
+end
+$$;
+comment on function relief._create_verdict(relief.detector) is 'Makes the functions that promote replaces, for a detector without a promoted model.';
+
+create function relief._adopt_verdict(d relief.detector)
+  returns void
+  language sql
+  set search_path = pg_catalog, pg_temp
+as $$
+  select relief._adopt_function(d, relief._generated(d, 'verdict'), 'score, threshold and version by the promoted model.');
+  select relief._adopt_function(d, relief._generated(d, 'deviation'), 'standard deviations of each feature from its profile.');
+$$;
+comment on function relief._adopt_verdict(relief.detector) is 'Adopts the functions that promote replaces.';
+
+create function relief._replace_verdict(d relief.detector, m relief.model)
+  returns void
+  language plpgsql
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  deviations text;
+begin
+  execute format($sql$
+create or replace function %1$s(numbers pg_catalog.float8[], categories pg_catalog.text[])
+  returns pg_catalog.float8[]
+  language sql
+  stable
+  parallel safe
+return array[
+  relief._score(%2$L, coalesce(relief._have(%2$L), relief._load(%2$L, relief._document(%2$L))), numbers, categories),
+  %3$L::pg_catalog.float8,
+  %4$s::pg_catalog.float8
+]$sql$,
+    relief._function_name(d, 'verdict'), m.checksum, m.threshold, m.version);
+
+  -- A function takes a hundred arguments, so fifty features make one object; the objects are concatenated.
+  select string_agg(format(E'  jsonb_build_object(\n%s)', part), E'\n  || ' order by n) into deviations
+  from (
+    select (f.n - 1) / 50 as n,
+           string_agg(format('    %L, relief._deviation(numbers[%s], %L::pg_catalog.float8, %L::pg_catalog.float8)',
+                             f.name, f.n, p.mean[f.n], p.stddev[f.n]), E',\n' order by f.n) as part
+    from unnest(m.features) with ordinality as f (name, n), relief.profile as p
+    where p.model_id = m.id
+    group by 1
+  ) as parts;
+  execute format($sql$
+create or replace function %s(numbers pg_catalog.float8[], categories pg_catalog.text[])
+  returns pg_catalog.jsonb
+  language sql
+  stable
+  parallel safe
+return
+%s$sql$,
+    relief._function_name(d, 'deviation'), coalesce(deviations, 'null::pg_catalog.jsonb'));
+  perform relief._adopt_verdict(d);
+end
+$$;
+comment on function relief._replace_verdict(relief.detector, relief.model) is 'Makes a detector''s verdict and deviation those of one model.';

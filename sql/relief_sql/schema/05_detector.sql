@@ -1,0 +1,249 @@
+-- Detectors: create, find, drop. Everything here runs with the caller's rights; row-level security decides on whose detectors.
+
+create function relief.create_detector(
+    name text,
+    relation regclass,
+    features text[],
+    contamination double precision default null,
+    threshold double precision default null,
+    time_column name default null,
+    on_error text default 'pass',
+    score_function boolean default true,
+    name_path text default pg_catalog.current_setting('search_path'))
+  returns void
+  language plpgsql
+  set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_variable
+declare
+  checked relief._feature[];
+  attributes smallint[];
+  d relief.detector;
+begin
+  perform relief._require_detector_options(name, relation, features, contamination, threshold, time_column, on_error);
+  if score_function then
+    perform relief._require_free_score_function(relation);
+  end if;
+  checked := array(select relief._check_feature(relation, f.feature, name_path) from unnest(features) with ordinality as f (feature, n) order by f.n);
+  perform relief._require_distinct_names(checked, relation);
+  attributes := array(select distinct a from unnest(checked) as f, unnest(f.columns) as a order by a);
+  if cardinality(attributes) not between 1 and 100 then
+    raise exception 'the features of detector "%" read % columns of table %, not 1 to 100', name, cardinality(attributes), relation
+      using errcode = 'too_many_arguments', hint = 'Spread the columns over several detectors.';
+  end if;
+
+  insert into relief.detector (name, relation, schema_name, table_name, columns, time_column, contamination, threshold, on_error, score_function)
+  select name, relation, relief._schema_of(relation), c.relname,
+         array(select attname from pg_attribute where attrelid = relation and attnum = any (attributes) order by attnum),
+         time_column,
+         case when threshold is null then coalesce(contamination, 0.01) end, threshold, on_error, score_function
+  from pg_class as c where c.oid = relation
+  on conflict do nothing
+  returning * into d;
+  if not found then
+    raise exception 'detector "%" already exists', name
+      using errcode = 'duplicate_object', hint = format('Choose another name, or first: select relief.drop_detector(%L);', name);
+  end if;
+  insert into relief.feature (detector_id, position, name, expression)
+  select d.id, f.n, f.name, f.expression
+  from unnest(checked) with ordinality as f (name, expression, columns, parallel_safe, n);
+
+  perform relief._create_features(d, checked, name_path);
+  perform relief._create_verdict(d);
+  if score_function then
+    perform relief._create_score_function(d, checked);
+  end if;
+end
+$$;
+comment on function relief.create_detector(text, regclass, text[], double precision, double precision, name, text, boolean, text) is
+  'Makes a detector: a name for a table and the features by which its rows are compared, each an expression, AS a name where it isn''t '
+  'a column. contamination is the share of rows to flag (0.01 unless a fixed threshold is given). on_error is pass or raise. '
+  'score_function => false leaves relief_score(row) to another detector of the table. Names in expressions are looked up in name_path.';
+
+create function relief._require_detector_options(
+    name text, relation regclass, features text[], contamination double precision, threshold double precision, time_column name, on_error text)
+  returns void
+  language plpgsql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_variable
+declare
+  owner name;
+begin
+  if name is null or name = '' or octet_length(name) > 63 then
+    raise exception 'detector name "%" is not of 1 to 63 bytes', name
+      using errcode = 'invalid_name', hint = 'Name the detector as its table.';
+  end if;
+  if relation is null then
+    raise exception 'detector "%" has no table', name
+      using errcode = 'null_value_not_allowed', hint = 'Give the table as the second argument, such as ''public.orders''.';
+  end if;
+  select pg_get_userbyid(relowner) into owner from pg_class where oid = relation;
+  if not relief._owns(relation, current_user) then
+    raise exception 'must be owner of table %', relation
+      using errcode = 'insufficient_privilege', hint = format('Connect as a role that has the rights of "%s".', owner);
+  end if;
+  if coalesce(cardinality(features), 0) = 0 or array_position(features, null) is not null then
+    raise exception 'detector "%" has no features', name
+      using errcode = 'invalid_parameter_value', hint = format('Name columns or expressions of table %s: %s.', relation, relief._column_list(relation));
+  end if;
+  if contamination is not null and threshold is not null then
+    raise exception 'detector "%" is given both contamination % and threshold %', name, contamination, threshold
+      using errcode = 'invalid_parameter_value', hint = 'Give one of them: the share of rows to flag, or the score from which to flag.';
+  end if;
+  if not contamination > 0 or contamination > 0.5 then
+    raise exception 'contamination % of detector "%" is not in (0, 0.5]', contamination, name
+      using errcode = 'numeric_value_out_of_range', hint = 'It is the share of rows to flag, such as 0.01.';
+  end if;
+  if not threshold > 0 or threshold > 1 then
+    raise exception 'threshold % of detector "%" is not in (0, 1]', threshold, name
+      using errcode = 'numeric_value_out_of_range', hint = 'It is a score, higher = more anomalous, such as 0.6.';
+  end if;
+  if on_error is null or on_error not in ('pass', 'raise') then
+    raise exception 'on_error of detector "%" is "%", not "pass" or "raise"', name, on_error
+      using errcode = 'invalid_parameter_value', hint = 'pass lets a row in that cannot be scored, raise refuses it.';
+  end if;
+  if time_column is not null and not exists (
+      select from pg_attribute
+      where attrelid = relation and attname = time_column and attnum > 0 and not attisdropped
+        and atttypid = any ('{date, timestamp, timestamptz}'::regtype[])) then
+    raise exception 'time column "%" of detector "%" is not a date or timestamp column of table %', time_column, name, relation
+      using errcode = 'undefined_column', hint = format('The columns are: %s.', relief._column_list(relation));
+  end if;
+end
+$$;
+comment on function relief._require_detector_options(text, regclass, text[], double precision, double precision, name, text) is
+  'Raises an error for the first option of create_detector that can''t be.';
+
+create function relief._require_free_score_function(relation regclass)
+  returns void
+  language plpgsql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  holder text;
+begin
+  if relief._score_function(relation) is null then
+    return;
+  end if;
+  select format(' of detector "%s"', d.name) into holder
+  from relief.detector as d
+  where d.relation = $1 and d.score_function;
+  raise exception 'function relief_score(%) already exists%', relation, coalesce(holder, '')
+    using errcode = 'duplicate_function',
+          hint = 'Leave it to that detector with score_function => false; relief.score(name, row) reaches every detector.';
+end
+$$;
+comment on function relief._require_free_score_function(regclass) is 'Raises an error if relief_score of a relation''s row type exists.';
+
+create function relief._require_distinct_names(features relief._feature[], relation regclass)
+  returns void
+  language plpgsql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  twice text;
+begin
+  select f.name into twice from unnest(features) as f group by f.name having count(*) > 1 limit 1;
+  if found then
+    raise exception 'two features of table % are named "%"', relation, twice
+      using errcode = 'duplicate_column', hint = 'Name one of them: expression AS another_name.';
+  end if;
+  if exists (select from unnest(features) as f where f.name = 'error') then
+    raise exception 'a feature of table % is named "error"', relation
+      using errcode = 'reserved_name', hint = 'relief_deviation holds the reason of a failure under that name; write expression AS another_name.';
+  end if;
+end
+$$;
+comment on function relief._require_distinct_names(relief._feature[], regclass) is 'Raises an error if two features share a name, or one takes a reserved one.';
+
+create function relief._detector(name text)
+  returns relief.detector
+  language plpgsql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  found_detector relief.detector;
+begin
+  select * into found_detector from relief.detector as d where d.name = $1;
+  if not found then
+    perform relief._raise_no_detector($1);
+  end if;
+  return found_detector;
+end
+$$;
+comment on function relief._detector(text) is 'Returns a detector that the caller may act on, or raises an error.';
+
+create function relief._lock_detector(name text)
+  returns relief.detector
+  language plpgsql
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  locked relief.detector;
+begin
+  select * into locked from relief.detector as d where d.name = $1 for update;
+  if not found then
+    perform relief._raise_no_detector($1);
+  end if;
+  if relief._schema_of(locked.relation) is null then
+    raise exception 'table %.% of detector "%" does not exist any more', locked.schema_name, locked.table_name, locked.name
+      using errcode = 'undefined_table',
+            hint = pg_catalog.format('Drop the detector: select relief.drop_detector(%L);', locked.name);
+  end if;
+  return locked;
+end
+$$;
+comment on function relief._lock_detector(text) is
+  'Returns a detector, locked: whoever makes, replaces or drops generated objects waits here, as concurrent CREATE OR REPLACE fails.';
+
+create function relief._raise_no_detector(name text)
+  returns void
+  language plpgsql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+begin
+  raise exception 'detector "%" does not exist', name
+    using errcode = 'undefined_object',
+          hint = 'List the detectors of tables that you own: select name from relief.detector;';
+end
+$$;
+comment on function relief._raise_no_detector(text) is 'Raises the error for a detector that isn''t there, or isn''t the caller''s.';
+
+create function relief.drop_detector(name text, drop_columns boolean default false)
+  returns void
+  language plpgsql
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  d relief.detector;
+  generated regprocedure;
+begin
+  select * into d from relief.detector as e where e.name = $1 for update;
+  if not found then
+    perform relief._raise_no_detector($1);
+  end if;
+  if relief._schema_of(d.relation) is not null then
+    perform relief._detach(d, drop_columns);
+    if d.score_function and relief._score_function(d.relation) is not null then
+      execute format('drop function %s', relief._score_function(d.relation));
+    end if;
+  end if;
+  for generated in
+    select p.oid
+    from unnest('{verdict, deviation, features}'::text[]) as kind
+    join pg_proc as p on p.proname = relief._object_name(kind, d.name)
+    where p.pronamespace in (select oid from pg_namespace where nspname in (d.schema_name, relief._schema_of(d.relation)))
+  loop
+    execute format('drop function %s', generated);
+  end loop;
+  delete from relief.detector as e where e.id = d.id;
+end
+$$;
+comment on function relief.drop_detector(text, boolean) is
+  'Drops a detector with its models and functions and detaches it; companion columns stay unless drop_columns is true.';

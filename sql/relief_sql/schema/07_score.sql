@@ -1,0 +1,117 @@
+-- Scoring by name: a row given as jsonb, whether it is stored anywhere or not.
+
+create type relief._target as (
+  detector  text,
+  relation  regclass,
+  features  text,
+  verdict   text,
+  deviation text,
+  on_error  text
+);
+comment on type relief._target is 'What a caller who doesn''t own a detector''s table needs to score a row: names of functions, and the policy.';
+
+create function relief._find(detector text)
+  returns relief._target
+  language plpgsql
+  stable
+  security definer
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  d relief.detector;
+begin
+  select * into d from relief.detector as e where e.name = detector;
+  if not found or relief._schema_of(d.relation) is null then
+    perform relief._raise_no_detector(detector);
+  end if;
+  return row(d.name, d.relation, relief._features_call(d, 'o'), relief._function_name(d, 'verdict'),
+             relief._function_name(d, 'deviation'), d.on_error)::relief._target;
+end
+$$;
+comment on function relief._find(text) is 'Returns where a detector''s functions are; whoever may score may know.';
+
+create function relief._require_columns(target relief._target, row_values jsonb)
+  returns void
+  language plpgsql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  unknown text;
+begin
+  if row_values is null or jsonb_typeof(row_values) <> 'object' then
+    raise exception 'row for detector "%" is %, not a JSON object', target.detector, coalesce(jsonb_typeof(row_values), 'NULL')
+      using errcode = 'invalid_parameter_value', hint = 'Give column names and values: ''{"amount": 12.5}''.';
+  end if;
+  select key into unknown
+  from jsonb_object_keys(row_values) as key
+  where not exists (
+    select from pg_attribute where attrelid = target.relation and attname = key and attnum > 0 and not attisdropped)
+  limit 1;
+  if found then
+    raise exception 'column "%" of table % does not exist', unknown, target.relation
+      using errcode = 'undefined_column', hint = format('The columns are: %s.', relief._column_list(target.relation));
+  end if;
+end
+$$;
+comment on function relief._require_columns(relief._target, jsonb) is 'Raises an error for a row that isn''t an object of columns of the detector''s table.';
+
+create function relief.detect(
+    detector text,
+    row_values jsonb,
+    out score double precision,
+    out threshold double precision,
+    out is_anomaly boolean,
+    out deviation jsonb,
+    out model_version integer)
+  language plpgsql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  target constant relief._target := relief._find(detector);
+  numbers double precision[];
+  verdict double precision[];
+begin
+  perform relief._require_columns(target, row_values);
+  -- A value that isn't of its column's type is the caller's mistake, an expression that fails is the row's: the policy decides.
+  execute format('select from jsonb_populate_record(null::%s, $1)', target.relation) using row_values;
+  begin
+    execute format('select %s from jsonb_populate_record(null::%s, $1) as o', target.features, target.relation)
+      into numbers using row_values;
+  exception when data_exception then
+    if target.on_error = 'raise' then
+      raise;
+    end if;
+    deviation := jsonb_build_object('error', sqlerrm);
+    return;
+  end;
+  execute format('select %s($1, null), %s($1, null)', target.verdict, target.deviation) into verdict, deviation using numbers;
+  score := verdict[1];
+  threshold := verdict[2];
+  is_anomaly := verdict[1] >= verdict[2];
+  model_version := verdict[3];
+end
+$$;
+comment on function relief.detect(text, jsonb) is
+  'Scores one row, given as column names and values (left out = NULL): score in (0, 1] with higher = more anomalous, the threshold from '
+  'which a row is an anomaly, whether this one is, each feature''s standard deviations from the profile, and the version that '
+  'judged. Under policy pass, a row whose features fail has a NULL score and the reason as "error" in deviation.';
+
+create function relief.score(detector text, row_values jsonb)
+  returns double precision
+  language plpgsql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  detected constant record := relief.detect(detector, row_values);
+begin
+  if detected.deviation ? 'error' then
+    raise warning 'row for detector "%" has no score: %', detector, detected.deviation ->> 'error';
+  end if;
+  return detected.score;
+end
+$$;
+comment on function relief.score(text, jsonb) is
+  'Returns the anomaly score, in (0, 1] and higher = more anomalous, of one row given as column names and values; see relief.detect.';

@@ -1,0 +1,246 @@
+-- Attaching: companion columns, and the trigger that fills them in the row's own transaction.
+
+create function relief._companion_columns()
+  returns table (name name, type regtype, description text)
+  language sql
+  immutable
+  set search_path = pg_catalog, pg_temp
+as $$
+  values
+    ('relief_anomaly_score'::name, 'double precision'::regtype, 'Relief: anomaly score, in (0, 1], higher = more anomalous; NULL if not scored.'),
+    ('relief_is_anomaly', 'boolean', 'Relief: whether the score reached the threshold; NULL if not scored.'),
+    ('relief_deviation', 'jsonb', 'Relief: feature -> signed standard deviations from the profile; {"error": reason} if scoring failed.'),
+    ('relief_model_version', 'integer', 'Relief: the version of the model that scored the row.')
+$$;
+comment on function relief._companion_columns() is 'Returns the columns that attach adds to a table.';
+
+create function relief.attach(detector text)
+  returns void
+  language plpgsql
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  d constant relief.detector := relief._lock_detector(detector);
+  publications text;
+begin
+  perform relief._require_attachable(d);
+  select string_agg(quote_ident(p.pubname), ', ') into publications
+  from pg_publication_tables as p
+  where p.schemaname = relief._schema_of(d.relation) and p.tablename = (select relname from pg_class where oid = d.relation);
+  perform relief._add_companion_columns(d);
+  perform relief._create_trigger(d);
+  if publications is not null then
+    raise warning 'table % is published by %: replication stops until its subscribers have the new columns', d.relation, publications
+      using hint = format('On each subscriber: alter table %s %s;', d.relation,
+                          (select string_agg(format('add column %I %s', c.name, c.type), ', ') from relief._companion_columns() as c));
+  end if;
+  if d.promoted_version is null then
+    raise notice 'detector "%" has no promoted model yet: rows get a NULL score until it has', d.name
+      using hint = format('Train one: relief train %s --promote', d.name);
+  end if;
+end
+$$;
+comment on function relief.attach(text) is
+  'Adds the companion columns to a detector''s table, without rewriting it, and the trigger that scores every inserted row and every '
+  'row whose features change. Takes an ACCESS EXCLUSIVE lock for an instant.';
+
+create function relief._require_attachable(d relief.detector)
+  returns void
+  language plpgsql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  kind text;
+  holder text;
+begin
+  select case c.relkind when 'v' then 'view' when 'm' then 'materialized view' when 'f' then 'foreign table' else 'relation' end into kind
+  from pg_class as c
+  where c.oid = d.relation and c.relkind not in ('r', 'p');
+  if found then
+    raise exception 'detector "%" cannot be attached: % is a %', d.name, d.relation, kind
+      using errcode = 'wrong_object_type', hint = 'Score it in queries: select relief_score(o) from … as o.';
+  end if;
+  select t.tgname into holder
+  from pg_trigger as t
+  where t.tgrelid = d.relation and t.tgname = '~relief';
+  if found then
+    raise exception 'a detector is attached to table % already', d.relation
+      using errcode = 'duplicate_object',
+            hint = coalesce(
+              (select format('Detach it first: select relief.detach(%L);', e.name)
+               from relief.detector as e
+               where e.relation = d.relation and relief._generated(e, 'trigger') is not null
+               limit 1),
+              format('Drop the trigger first: drop trigger "~relief" on %s;', d.relation));
+  end if;
+end
+$$;
+comment on function relief._require_attachable(relief.detector) is 'Raises an error if a detector''s relation can''t take a trigger, or has one of Relief''s.';
+
+create function relief._add_companion_columns(d relief.detector)
+  returns void
+  language plpgsql
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  clash text;
+  additions text;
+  companion record;
+begin
+  select format('column "%s" of table %s is of type %s, not %s', c.name, d.relation, format_type(a.atttypid, a.atttypmod), c.type) into clash
+  from relief._companion_columns() as c
+  join pg_attribute as a on a.attrelid = d.relation and a.attname = c.name and not a.attisdropped
+  where a.atttypid <> c.type
+  limit 1;
+  if found then
+    raise exception '%', clash
+      using errcode = 'duplicate_column', hint = 'Relief writes its results into columns of these names; rename yours.';
+  end if;
+  select string_agg(format('add column %I %s', c.name, c.type), ', ') into additions
+  from relief._companion_columns() as c
+  where not exists (select from pg_attribute as a where a.attrelid = d.relation and a.attname = c.name and not a.attisdropped);
+  if additions is null then
+    return;
+  end if;
+  execute format('alter table %s %s', d.relation, additions);
+  for companion in select * from relief._companion_columns() loop
+    execute format('comment on column %s.%I is %L', d.relation, companion.name, companion.description);
+  end loop;
+end
+$$;
+comment on function relief._add_companion_columns(relief.detector) is 'Adds those companion columns that a detector''s table lacks.';
+
+create function relief._create_trigger(d relief.detector)
+  returns void
+  language plpgsql
+  set search_path = pg_catalog, pg_temp
+as $$
+begin
+  execute format($sql$
+create function %s()
+  returns trigger
+  language plpgsql
+  security definer
+  set search_path = pg_catalog, pg_temp
+as %L$sql$,
+    relief._function_name(d, 'trigger'), relief._trigger_body(d));
+  execute format('revoke execute on function %s from public', relief._generated(d, 'trigger'));
+  perform relief._adopt_function(d, relief._generated(d, 'trigger'), 'scores a row as it is written.');
+  -- BEFORE triggers fire in the order of their names: "~" sorts this one behind those with ordinary names.
+  execute format('create trigger "~relief" before insert or update on %s for each row execute function %s()',
+                 d.relation, relief._function_name(d, 'trigger'));
+  execute format('comment on trigger "~relief" on %s is %L', d.relation, format('Relief, detector "%s": scores a row as it is written.', d.name));
+  if exists (select from pg_extension where extname = 'relief') then
+    execute format('alter trigger "~relief" on %s depends on extension relief', d.relation);
+  end if;
+end
+$$;
+comment on function relief._create_trigger(relief.detector) is 'Makes the trigger function of a detector and its trigger.';
+
+create function relief._trigger_body(d relief.detector)
+  returns text
+  language sql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+  -- No text but quoted identifiers goes in here. Under policy pass, what fails is caught: a row is never lost to its score.
+  -- An update is compared column by column as it is stored: a WHEN clause would forbid to retype or drop the columns in it.
+  select format(
+    case d.on_error
+      when 'pass' then $body$
+declare
+  numbers double precision[];
+  verdict double precision[];
+begin
+  begin
+    if tg_op = 'UPDATE' and row(%3$s)::record operator(pg_catalog.*=) row(%4$s)::record then
+      return new;
+    end if;
+    numbers := %1$s;
+    verdict := %2$s(numbers, null);
+    new.relief_anomaly_score := verdict[1];
+    new.relief_is_anomaly := verdict[1] >= verdict[2];
+    new.relief_model_version := verdict[3];
+    new.relief_deviation := %5$s(numbers, null);
+  exception when others then
+    begin
+      new.relief_anomaly_score := null;
+      new.relief_is_anomaly := null;
+      new.relief_model_version := null;
+      new.relief_deviation := jsonb_build_object('error', sqlerrm);
+    exception when others then
+      null;  -- a companion column is gone; relief.check() tells
+    end;
+  end;
+  return new;
+end
+$body$
+      else $body$
+declare
+  numbers double precision[];
+  verdict double precision[];
+begin
+  if tg_op = 'UPDATE' and row(%3$s)::record operator(pg_catalog.*=) row(%4$s)::record then
+    return new;
+  end if;
+  numbers := %1$s;
+  verdict := %2$s(numbers, null);
+  new.relief_anomaly_score := verdict[1];
+  new.relief_is_anomaly := verdict[1] >= verdict[2];
+  new.relief_model_version := verdict[3];
+  new.relief_deviation := %5$s(numbers, null);
+  return new;
+end
+$body$
+    end,
+    relief._features_call(d, 'new'),
+    relief._function_name(d, 'verdict'),
+    string_agg(format('new.%I', watched.name), ', ' order by watched.n),
+    string_agg(format('old.%I', watched.name), ', ' order by watched.n),
+    relief._function_name(d, 'deviation'))
+  from unnest(d.columns || array(select c.name from relief._companion_columns() as c)) with ordinality as watched (name, n)
+$$;
+comment on function relief._trigger_body(relief.detector) is 'Returns the body of a detector''s trigger function.';
+
+create function relief.detach(detector text, drop_columns boolean default false)
+  returns void
+  language plpgsql
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  d constant relief.detector := relief._lock_detector(detector);
+begin
+  if relief._generated(d, 'trigger') is null then
+    raise exception 'detector "%" is not attached', d.name
+      using errcode = 'object_not_in_prerequisite_state', hint = format('Attach it: select relief.attach(%L);', d.name);
+  end if;
+  perform relief._detach(d, drop_columns);
+end
+$$;
+comment on function relief.detach(text, boolean) is
+  'Drops the trigger of a detector from its table, and with drop_columns => true the companion columns with what is in them.';
+
+create function relief._detach(d relief.detector, drop_columns boolean)
+  returns void
+  language plpgsql
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  trigger_function constant regprocedure := relief._generated(d, 'trigger');
+  drops text;
+begin
+  if trigger_function is not null then
+    if exists (select from pg_trigger where tgrelid = d.relation and tgname = '~relief' and tgfoid = trigger_function) then
+      execute format('drop trigger "~relief" on %s', d.relation);
+    end if;
+    execute format('drop function %s', trigger_function);
+  end if;
+  -- The columns may be in use by another detector that is attached to the same table.
+  if drop_columns and not exists (select from pg_trigger where tgrelid = d.relation and tgname = '~relief') then
+    select string_agg(format('drop column if exists %I', c.name), ', ') into drops from relief._companion_columns() as c;
+    execute format('alter table %s %s', d.relation, drops);
+  end if;
+end
+$$;
+comment on function relief._detach(relief.detector, boolean) is 'Drops what attach made, as far as it is there.';

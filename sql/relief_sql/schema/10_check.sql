@@ -1,0 +1,116 @@
+-- Install check: one row a check, ok or what to do.
+
+create function relief._try_runtime()
+  returns text
+  language plpgsql
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  -- One split at 0: a row left of it falls into a leaf of path length 1, one right of it into one of path length 3.
+  document constant text := '{"format":1,"features":[{"name":"x","expression":"x","kind":"number"}],"encoders":{},"samples":2,'
+    '"average_path_length":1.0,"trees":[{"feature":[0,-1,-1],"value":[0.0,1.0,3.0],"missing_left":[0,0,0]}],'
+    '"threshold":{"value":0.5,"origin":"fixed"}}';
+  key constant text := encode(sha256(convert_to(document, 'UTF8')), 'hex');
+  scores double precision[];
+begin
+  perform relief._load(key, document);
+  scores := array[relief._score(key, '', '{-1}', null), relief._score(key, '', '{1}', null)];
+  return case when scores = '{0.5, 0.125}' then null else format('scores are %s, not {0.5,0.125}', scores) end;
+exception when others then
+  return sqlerrm;
+end
+$$;
+comment on function relief._try_runtime() is 'Returns NULL if PL/Python loads and scores a model of one split as it should, else what went wrong.';
+
+create function relief._check_detector(d relief.detector)
+  returns setof text
+  language plpgsql
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  owner oid;
+begin
+  select relowner into owner from pg_class where oid = d.relation;
+  if not found then
+    return next format('table %I.%I is gone; select relief.drop_detector(%L);', d.schema_name, d.table_name, d.name);
+    return;
+  end if;
+  return query
+    select format('column %I of table %s is gone; drop and create the detector without it', c.name, d.relation)
+    from unnest(d.columns) as c (name)
+    where not exists (select from pg_attribute where attrelid = d.relation and attname = c.name and not attisdropped);
+  return query
+    select format('function %s is gone; drop and create the detector', relief._function_name(d, kind))
+    from unnest('{features, verdict, deviation}'::text[]) as kind
+    where relief._generated(d, kind) is null;
+  if d.score_function and relief._score_function(d.relation) is null then
+    return next format('function relief_score(%s) is gone; drop and create the detector', d.relation);
+  end if;
+  return query
+    select format('function %s belongs to %I, not to the table''s owner; alter function %s owner to %I;',
+                  p.oid::regprocedure, pg_get_userbyid(p.proowner), p.oid::regprocedure, pg_get_userbyid(owner))
+    from unnest('{features, verdict, deviation, trigger}'::text[]) as kind
+    join pg_proc as p on p.oid = relief._generated(d, kind)
+    where p.proowner <> owner;
+  if d.promoted_version is null then
+    return next format('no model is promoted; relief train %s --promote', d.name);
+  end if;
+  if relief._generated(d, 'trigger') is not null then
+    return query select * from relief._check_attached(d);
+  end if;
+end
+$$;
+comment on function relief._check_detector(relief.detector) is 'Returns what is wrong with a detector, each with what to do.';
+
+create function relief._check_attached(d relief.detector)
+  returns setof text
+  language sql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+  select format('companion column %I is missing; alter table %s add column %I %s;', c.name, d.relation, c.name, c.type)
+  from relief._companion_columns() as c
+  where not exists (select from pg_attribute where attrelid = d.relation and attname = c.name and not attisdropped)
+  union all
+  select format('trigger "~relief" on table %s is missing; select relief.detach(%L); select relief.attach(%L);', d.relation, d.name, d.name)
+  where not exists (select from pg_trigger where tgrelid = d.relation and tgfoid = relief._generated(d, 'trigger'))
+  union all
+  select format('trigger "~relief" is disabled; alter table %s enable trigger "~relief";', d.relation)
+  from pg_trigger
+  where tgrelid = d.relation and tgfoid = relief._generated(d, 'trigger') and tgenabled = 'D'
+  union all
+  select format('trigger %I on table %s fires after "~relief"; rename it: alter trigger %I on %s rename to …', t.tgname, d.relation, t.tgname, d.relation)
+  from pg_trigger as t
+  where t.tgrelid = d.relation and not t.tgisinternal and t.tgenabled <> 'D'
+    -- of tgtype, 1: for each row, 2: before, 4: insert, 16: update
+    and t.tgtype & 3 = 3 and t.tgtype & 20 <> 0 and t.tgname collate "C" > '~relief'
+$$;
+comment on function relief._check_attached(relief.detector) is 'Returns what is wrong with the columns and the trigger of an attached detector.';
+
+create function relief.check()
+  returns table ("check" text, result text)
+  language plpgsql
+  set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return query values
+    ('PostgreSQL 14 or later',
+     case when current_setting('server_version_num')::integer >= 140000 then 'ok'
+          else format('this is %s; upgrade the server', current_setting('server_version')) end),
+    ('plpython3u is installed',
+     case when exists (select from pg_extension where extname = 'plpython3u') then 'ok'
+          else 'create extension plpython3u; -- on Debian first: apt install postgresql-plpython3-' || current_setting('server_version_num')::integer / 10000 end),
+    ('PL/Python scores as it should',
+     coalesce(relief._try_runtime(), 'ok')),
+    ('no other Python shares the server',
+     case when not exists (select from pg_extension where extname = 'pgml') then 'ok'
+          else 'pgml and plpython3u in one session can crash it: keep them in different databases' end);
+  return query
+    select format('detector %s', d.name), coalesce(string_agg(found.problem, E'\n'), 'ok')
+    from relief.detector as d
+    left join lateral relief._check_detector(d) as found (problem) on true
+    group by d.name
+    order by d.name;
+end
+$$;
+comment on function relief.check() is 'Checks the installation and every detector that the caller may act on: ok, or what is wrong and what to do.';
