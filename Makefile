@@ -1,0 +1,79 @@
+# `make` alone prints what there is. On Debian and Ubuntu, as root or with sudo, every target installs what it needs.
+
+PYTHON ?= python3
+BIN := .venv/bin
+VERSION := $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' plpython/relief_runtime/__init__.py)
+SOURCES := $(wildcard plpython/relief_runtime/*.py sql/relief_sql/*.py sql/relief_sql/*.sql sql/relief_sql/*/*.sql)
+SCRIPT := build/relief-$(VERSION)-install.sql
+# Debian's own pg_config on the PATH may be that of the client library; the server's knows where extensions go.
+PG_CONFIG ?= $(or $(lastword $(sort $(wildcard /usr/lib/postgresql/*/bin/pg_config))),pg_config)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup packages build demo test test-soak bench lint install clean
+
+help: ## Print this help
+	@echo "Relief $(VERSION): anomaly detection inside PostgreSQL"
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1@\2/p' $(MAKEFILE_LIST) | awk -F@ '{ printf "%-17s %s\n", $$1, $$2 }'
+
+setup: packages $(BIN)/.installed $(SCRIPT) ## Install all that the other targets need: packages, .venv, build/
+
+demo: setup ## Show Relief at work on a year of real flights, in a throwaway server
+	$(BIN)/relief demo $(ARGS)
+
+test: setup ## Run the tests; ARGS are pytest's
+	$(BIN)/pytest $(ARGS)
+
+test-soak: setup ## Run the tests that take long
+	$(BIN)/pytest -m soak $(ARGS)
+
+bench: setup ## Measure, and print a table; ARGS="--only NAME" for one row, "--help" for more
+	$(BIN)/python -m tests.bench $(ARGS)
+
+lint: setup ## Check style, types, and the generated SQL
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/pgspot $(SCRIPT)
+
+build: $(SCRIPT) ## Write the install scripts into build/
+
+install: build ## Put the extension's files where CREATE EXTENSION finds them; honours PG_CONFIG and DESTDIR
+	install -d "$(DESTDIR)$$($(PG_CONFIG) --sharedir)/extension"
+	install -m 644 build/relief.control build/relief--*.sql "$(DESTDIR)$$($(PG_CONFIG) --sharedir)/extension/"
+
+clean: ## Delete .venv, build/ and caches
+	rm -rf .venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find plpython sql relief_trainer tests -name __pycache__ -prune -exec rm -rf {} +
+
+$(SCRIPT): $(SOURCES)
+	PYTHONPATH=plpython:sql $(PYTHON) -m relief_sql.assemble build
+
+$(BIN)/.installed: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	touch $@
+
+# What is missing: Python's venv, a server with plpython3u. Where apt can't be used, the commands that need a server say so too.
+ROOT = $(if $(filter-out 0,$(shell id -u)),sudo) env DEBIAN_FRONTEND=noninteractive
+MISSING_VENV = $(if $(wildcard $(BIN)/.installed),,$(shell $(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || echo python3-venv))
+MISSING_SERVER = $(if $(RELIEF_PG_BIN)$(RELIEF_TEST_DSN)$(wildcard /usr/lib/postgresql/*/lib/plpython3.so),,plpython3u)
+
+packages:
+	@if [ -z "$(MISSING_VENV)$(MISSING_SERVER)" ]; then exit 0; fi; \
+	if ! command -v apt-get >/dev/null || ! $(ROOT) true; then \
+	  echo "Install: Python 3.10 or later with venv; PostgreSQL 14 or later with plpython3u (RELIEF_PG_BIN=its bin folder)" >&2; \
+	  exit 0; \
+	fi; \
+	$(ROOT) apt-get update -qq; \
+	$(if $(MISSING_SERVER),$(INSTALL_SERVER)) \
+	$(if $(MISSING_VENV),$(ROOT) apt-get install -qq -y python3-venv </dev/null)
+
+# The version of a server that is there, else the distribution's. Debian's package creates and starts a cluster "main"; if
+# there was none before, it goes again: no server is left running that nobody asked for.
+define INSTALL_SERVER
+version=$$(ls -d /usr/lib/postgresql/*/bin/postgres 2>/dev/null | cut -d/ -f5 | sort -n | tail -1); \
+	version=$${version:-$$(apt-cache depends postgresql | sed -n 's/.*Depends: postgresql-\([0-9]*\)$$/\1/p')}; \
+	before=$$(ls -d /etc/postgresql/$$version/main 2>/dev/null); \
+	$(ROOT) apt-get install -qq -y --no-install-recommends postgresql-$$version postgresql-plpython3-$$version </dev/null || exit; \
+	[ -n "$$before" ] || [ ! -d /etc/postgresql/$$version/main ] || $(ROOT) pg_dropcluster --stop $$version main;
+endef
