@@ -1,7 +1,7 @@
 """A throwaway PostgreSQL server: a private folder, a unix socket in it, gone without a trace when it stops.
 
-The demo, the tests and the benchmarks run on it. It never touches another cluster nor the installed server: the extension's
-files are put into a private copy of the server's folders, made of links.
+The demo, the tests and the benchmarks run on it. It never touches another cluster nor the installed server: the
+extension's files are put into a private copy of the server's folders, made of links.
 """
 
 from __future__ import annotations

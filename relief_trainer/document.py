@@ -77,7 +77,7 @@ def serialize(document: Mapping[str, Any]) -> str:
 def average_path_length(sample_counts: npt.NDArray[np.int64]) -> Floats:
     """Return c(n), the average length of an unsuccessful search in a binary search tree of n rows.
 
-    Liu, Ting, Zhou, "Isolation Forest" (ICDM 2008), section 2, equation 1, with c(1) = 0 and c(2) = 1 as in scikit-learn.
+    Liu, Ting, Zhou, "Isolation Forest" (ICDM 2008), section 2, equation 1; c(1) = 0 and c(2) = 1 as in scikit-learn.
     """
     counts = sample_counts.astype(np.float64)
     result = np.zeros_like(counts)
@@ -111,11 +111,11 @@ def _trees(forest: IsolationForest) -> Iterable[dict[str, Any]]:
         splits = np.flatnonzero(~is_leaf)
         if not np.array_equal(tree.children_left[splits], splits + 1):
             raise RuntimeError("this version of scikit-learn doesn't number the nodes of a tree in preorder")
-        # scikit-learn's own expression, in its order of additions: depth, counted in nodes, plus c(rows in the leaf), minus 1.
+        # scikit-learn's own expression, added in its order: depth, counted in nodes, plus c(rows in the leaf), minus 1.
         path_lengths = tree.compute_node_depths() + average_path_length(tree.n_node_samples) - 1.0
         missing_left = getattr(tree, "missing_go_to_left", np.zeros(tree.node_count, dtype=np.uint8))
-        # A split that parts missing values from all others has an infinite threshold, which JSON can't hold: null. So has one
-        # at the largest float32, as a greater double counts as that one.
+        # A split that parts missing values from all others has an infinite threshold, which JSON can't hold: null.
+        # So has one at the largest float32, as a greater double counts as that one.
         parts_missing = ~is_leaf & (tree.threshold >= np.finfo(np.float32).max)
         values = np.where(is_leaf, path_lengths, exact_thresholds(np.where(parts_missing, 0.0, tree.threshold)))
         yield {

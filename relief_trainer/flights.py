@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.util
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import psycopg
 from psycopg import sql
@@ -40,7 +41,7 @@ COLUMNS = {
 _CHUNK_BYTES = 1 << 20
 
 
-def load(connection: psycopg.Connection, table: str = "flights", copies: int = 1) -> int:
+def load(connection: psycopg.Connection[Any], table: str = "flights", copies: int = 1) -> int:
     """Create a table of the flights, with an identity column ``id`` as its primary key, and return its number of rows.
 
     Parameters

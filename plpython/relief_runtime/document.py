@@ -14,8 +14,8 @@ A document (format 1) is one JSON object:
 A tree lists its nodes in preorder, a node's left child right behind it, in three lists of one length:
 
 ``feature``       position of the feature that a node splits on; -1 marks a leaf
-``value``         of a split, the threshold: a row goes left if its value <= threshold, and null sends every value left that isn't
-                  missing; of a leaf, the path length that it adds
+``value``         of a split, the threshold: a row goes left if its value <= threshold, and null sends every value left
+                  that isn't missing; of a leaf, the path length that it adds
 ``missing_left``  1 where a missing value goes left, else 0
 
 Preorder fixes every right child, so a document can hold neither a cycle nor a shared subtree.

@@ -1,9 +1,9 @@
 """Score rows with a forest: walk it at first, compile it once that pays.
 
 A session that scores a handful of rows walks the trees, which needs no preparation. After ``WALKED_ROWS`` rows each
-further row also compiles one block of trees to Python source (nested ``if``), until all are: about twice as fast,
-and no single row waits for the whole compilation. A block is ten trees: one code object for a hundred trees takes several
-times the memory at the same speed.
+further row also compiles one block of trees to Python source (nested ``if``), until all are: several times as fast,
+and no single row waits for the whole compilation. A block is ten trees: one code object for a hundred trees takes
+several times the memory at the same speed.
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ class Forest:
     def score(self, numbers: Sequence[float | None], categories: Sequence[str | None] | None = None) -> float | None:
         """Return the anomaly score of one row, in (0, 1], higher = more anomalous.
 
-        The score is 2 ** (-E(h(x)) / c(n)) of Liu, Ting, Zhou, "Isolation Forest" (ICDM 2008), section 2, equation 2,
-        equal to ``-score_samples`` of scikit-learn's IsolationForest.
+        The score is 2 ** (-E(h(x)) / c(n)) of Liu, Ting, Zhou, "Isolation Forest" (ICDM 2008), section 2,
+        equation 2, equal to ``-score_samples`` of scikit-learn's IsolationForest.
 
         Parameters
         ----------
         numbers
-            One value a feature, in the order of the model document. ``None`` and NaN are missing and follow each split's
-            ``missing_left``; infinities are the extreme values that they are.
+            One value a feature, in the order of the model document. ``None`` and NaN are missing and follow each
+            split's ``missing_left``; infinities are the extreme values that they are.
         categories
             Texts of the features of kind ``category``; ``None`` as long as a model has none.
 
@@ -92,10 +92,8 @@ def leaf_value(node: Node, row: Sequence[float]) -> float:
     while type(node) is tuple:
         feature, threshold, left, right, left_if_missing = node
         value = row[feature]
-        if value <= threshold or (left_if_missing and value != value):
-            node = left
-        else:
-            node = right
+        goes_left = value <= threshold or (left_if_missing and value != value)
+        node = left if goes_left else right
     return node  # type: ignore[return-value]
 
 

@@ -1,0 +1,172 @@
+"""Draw a sample of a detector's rows: PostgreSQL computes the features and their statistics, memory stays flat."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from psycopg import errors, sql
+
+from relief_trainer.connection import Connection
+from relief_trainer.detector import Detector, trusted_sql
+from relief_trainer.errors import ReliefError
+from relief_trainer.queries import query
+
+Floats = npt.NDArray[np.float64]
+
+# TABLESAMPLE gives about the share that is asked for; what is too much is cut off at random.
+MARGIN = 1.1
+STATISTICS = ("count", "mean", "stddev", "minimum", "maximum", "null_rate")
+
+
+@dataclass(frozen=True)
+class Request:
+    """Which rows to draw: about ``rows`` of those that fulfil ``where`` and aren't older than ``since``."""
+
+    rows: int = 100_000
+    where: str | None = None
+    since: str | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Drawn rows.
+
+    ``rows`` has shape (rows, features), NaN = missing; ``profile`` holds each feature's statistics by its name;
+    ``failed`` counts drawn rows whose features couldn't be computed; ``percent`` of the table was read.
+    """
+
+    rows: Floats
+    profile: dict[str, dict[str, float | int | None]]
+    failed: int
+    table_rows: int
+    percent: float
+
+
+def draw(connection: Connection, detector: Detector, request: Request) -> Sample:
+    """Draw a sample in the connection's transaction, the same one for the same seed and table.
+
+    Raises
+    ------
+    ReliefError
+        If ``since`` is given and the detector has no time column.
+    """
+    relation = trusted_sql(detector.relation)
+    table_rows = _estimate_rows(connection, relation)
+    condition = _condition(connection, detector, request)
+    percent = min(100.0, 100.0 * MARGIN * request.rows / max(1, table_rows))
+    # A condition leaves fewer rows than asked for: read more of the table, at last all of it.
+    for _ in range(4):
+        drawn, computed = _fill(connection, detector, request, condition, percent)
+        if drawn >= request.rows or percent >= 100.0:
+            break
+        if drawn >= 0.9 * request.rows:
+            break
+        percent = min(100.0, MARGIN * percent * request.rows / max(1, drawn))
+    else:
+        drawn, computed = _fill(connection, detector, request, condition, 100.0)
+    return Sample(
+        rows=_fetch(connection, computed, len(detector.features)),
+        profile=_profile(connection, detector),
+        failed=drawn - computed,
+        table_rows=table_rows,
+        percent=percent,
+    )
+
+
+def _estimate_rows(connection: Connection, relation: sql.SQL) -> int:
+    """Return the planner's estimate, which follows the table's size even where it was never analyzed."""
+    row = connection.execute(query("estimate_rows", relation=relation)).fetchone()
+    return int(row["QUERY PLAN"][0]["Plan"]["Plan Rows"]) if row else 0
+
+
+def _condition(connection: Connection, detector: Detector, request: Request) -> sql.Composable:
+    conditions: list[sql.Composable] = [sql.SQL("true")]
+    if request.where:
+        # The line break ends a comment that the condition may end with.
+        conditions.append(sql.SQL("({}\n)").format(trusted_sql(request.where)))
+    if request.since:
+        if detector.time_column is None:
+            raise ReliefError(
+                f'detector "{detector.name}" has no time column to compare --since with',
+                "Use --where, or create the detector with time_column => '…'.",
+            )
+        found = connection.execute(
+            query("time_column_type", relation=detector.relation, time_column=detector.time_column)
+        ).fetchone()
+        kind = trusted_sql(found["format_type"] if found else "timestamptz")
+        conditions.append(
+            sql.SQL("o.{} >= {}::{}").format(sql.Identifier(detector.time_column), sql.Literal(request.since), kind)
+        )
+    return sql.SQL(" and ").join(conditions)
+
+
+def _fill(
+    connection: Connection, detector: Detector, request: Request, condition: sql.Composable, percent: float
+) -> tuple[int, int]:
+    """Fill the temporary table relief_sample and return how many rows it has, and how many with features."""
+    connection.execute("drop table if exists pg_temp.relief_sample")
+    try:
+        with connection.transaction():
+            _create(connection, detector, request, condition, percent, trusted_sql(detector.features_function))
+    except (errors.DataError, errors.RaiseException):
+        # Some row's expression fails: compute each row on its own, which is slower, and go without that one.
+        _create_guard(connection, detector)
+        _create(connection, detector, request, condition, percent, sql.SQL("pg_temp.relief_guard"))
+    counts = connection.execute(query("sample_counts")).fetchone() or {}
+    return counts["drawn"], counts["computed"]
+
+
+def _create(
+    connection: Connection,
+    detector: Detector,
+    request: Request,
+    condition: sql.Composable,
+    percent: float,
+    features_function: sql.Composable,
+) -> None:
+    tablesample: sql.Composable = sql.SQL("")
+    if percent < 100.0:
+        tablesample = sql.SQL("tablesample system ({}) repeatable ({})").format(percent, request.seed)
+    # Workers would hand over their rows in any order, and the same seed would draw other rows.
+    connection.execute("set local max_parallel_workers_per_gather = 0")
+    connection.execute(query("seed", fraction=(request.seed % 2**31) / 2**31))
+    connection.execute(
+        query(
+            "sample",
+            features_function=features_function,
+            columns=sql.SQL(", ").join(sql.Identifier("o", column) for column in detector.columns),
+            relation=trusted_sql(detector.relation),
+            tablesample=tablesample,
+            condition=condition,
+            rows=request.rows,
+        )
+    )
+
+
+def _create_guard(connection: Connection, detector: Detector) -> None:
+    parameters = sql.SQL(", ").join(sql.SQL(f"${n}") for n in range(1, len(detector.columns) + 1))
+    body = query(
+        "guard_body", features_function=trusted_sql(detector.features_function), parameters=parameters
+    ).as_string(connection)
+    connection.execute("drop function if exists pg_temp.relief_guard")
+    connection.execute(query("guard", arguments=trusted_sql(detector.features_arguments), body=body))
+
+
+def _fetch(connection: Connection, count: int, feature_count: int) -> Floats:
+    rows: Floats = np.empty((count, feature_count))
+    with connection.cursor() as cursor, cursor.copy(query("sample_rows")) as copy:
+        copy.set_types(["float8[]"])
+        for position, (numbers,) in enumerate(copy.rows()):
+            rows[position] = numbers
+    return rows
+
+
+def _profile(connection: Connection, detector: Detector) -> dict[str, dict[str, float | int | None]]:
+    found = connection.execute(query("profile")).fetchall()
+    return {
+        feature.name: {statistic: row[statistic] for statistic in STATISTICS}
+        for feature, row in zip(detector.features, found, strict=bool(found))
+    }

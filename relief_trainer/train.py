@@ -1,0 +1,200 @@
+"""Train a detector: draw a sample, fit a forest, prove it, store it."""
+
+from __future__ import annotations
+
+import platform
+import warnings
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import sklearn
+from relief_runtime import __version__
+from sklearn.ensemble import IsolationForest
+
+from relief_trainer import archive, document, parity, sample
+from relief_trainer import detector as detectors
+from relief_trainer.connection import Connection
+from relief_trainer.detector import Detector
+from relief_trainer.document import Threshold
+from relief_trainer.errors import ReliefError
+from relief_trainer.progress import Progress
+from relief_trainer.queries import query
+
+Floats = npt.NDArray[np.float64]
+
+MINIMUM_ROWS = 10
+CHECKED_ROWS = 3_000
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to grow the forest; the defaults are those of Liu, Ting, Zhou (2008) and of scikit-learn.
+
+    Parameters
+    ----------
+    trees
+        Trees of the forest.
+    samples
+        Rows that each tree is grown on.
+    max_features
+        The share, in (0, 1], of the features that each tree is grown on.
+    seed
+        Draws the same sample and grows the same trees again.
+    contamination
+        The share of sample rows to flag, in (0, 0.5]; None takes the detector's contamination or fixed threshold.
+    jobs
+        Processes that grow trees; -1 takes all cores.
+    """
+
+    trees: int = 100
+    samples: int = 256
+    max_features: float = 1.0
+    seed: int = 0
+    contamination: float | None = None
+    jobs: int = 1
+    request: sample.Request = field(default_factory=sample.Request)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A stored model, and what came out of training it."""
+
+    detector: str
+    version: int
+    promoted: bool
+    threshold: float
+    threshold_origin: str
+    rows: int
+    failed: int
+    table_rows: int
+    warnings: list[str]
+
+
+def train(
+    connection: Connection, name: str, settings: Settings, *, promote: bool = False, progress: Progress | None = None
+) -> Trained:
+    """Train a detector by name and store the model as its next version; commits.
+
+    The connection must not be in a transaction. With ``promote`` the model is committed first, and promoted then.
+
+    Raises
+    ------
+    ReliefError
+        If the detector doesn't exist or may not be trained by this role, if there are too few rows or nothing varies in
+        them, or if the runtime's scores differ from scikit-learn's. Nothing is stored then.
+    """
+    progress = progress or Progress.silent()
+    detector = detectors.fetch(connection, name)
+    detectors.refuse_foreign_superuser(connection, detector)
+    with progress.step(f"drawing about {settings.request.rows:,} rows of {detector.relation}"):
+        drawn = sample.draw(connection, detector, settings.request)
+    rows, notes = _usable_rows(detector, drawn)
+    with progress.step(f"growing {settings.trees} trees"):
+        forest = fit(rows, [feature.name for feature in detector.features], settings)
+    with progress.step("finding the threshold"):
+        threshold = find_threshold(detector, forest, rows, settings.contamination)
+    content = document.build(
+        forest,
+        detector.features,
+        threshold,
+        drawn.profile,
+        _provenance(connection, detector, settings, drawn, len(rows)),
+    )
+    with progress.step("comparing with scikit-learn"):
+        parity.check(forest, content, rows[:CHECKED_ROWS])
+    with progress.step("storing the model"):
+        version = archive.store(connection, name, document.serialize(content))
+        connection.commit()
+    if promote:
+        with progress.step(f"promoting version {version}"):
+            connection.execute(query("promote", detector=name, version=version))
+            connection.commit()
+    return Trained(
+        name, version, promote, threshold.value, threshold.origin, len(rows), drawn.failed, drawn.table_rows, notes
+    )
+
+
+def fit(rows: Floats, names: list[str], settings: Settings) -> IsolationForest:
+    """Fit scikit-learn's IsolationForest to rows of shape (rows, features), NaN = missing."""
+    forest = IsolationForest(
+        n_estimators=settings.trees,
+        max_samples=min(settings.samples, len(rows)),
+        max_features=settings.max_features,
+        random_state=settings.seed,
+        n_jobs=settings.jobs,
+    )
+    return forest.fit(pd.DataFrame(parity.to_float32(rows), columns=names))
+
+
+def find_threshold(detector: Detector, forest: IsolationForest, rows: Floats, contamination: float | None) -> Threshold:
+    """Return the score from which a row is an anomaly: fixed, or such that at most a share of the rows reach it."""
+    share = contamination if contamination is not None else detector.contamination
+    if share is None:
+        if detector.threshold is None:
+            raise ReliefError(f'detector "{detector.name}" has neither contamination nor threshold')
+        return Threshold(detector.threshold, "fixed")
+    scores = parity.scikit_scores(forest, rows)
+    return Threshold(float(np.quantile(scores, 1.0 - share, method="higher")), "contamination", share)
+
+
+def _usable_rows(detector: Detector, drawn: sample.Sample) -> tuple[Floats, list[str]]:
+    """Return the rows that have any value, and what the user should know about them."""
+    rows = drawn.rows[~np.isnan(drawn.rows).all(axis=1)]
+    if len(rows) < MINIMUM_ROWS:
+        raise ReliefError(
+            f'detector "{detector.name}" has {len(rows)} rows to train on in table {detector.relation}, '
+            f"fewer than {MINIMUM_ROWS}",
+            "Wait for more rows, or widen --where and --since.",
+        )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # a feature that is missing everywhere has no extremes
+        varies = np.nanmin(rows, axis=0) < np.nanmax(rows, axis=0)
+    constant = [feature.name for feature, varied in zip(detector.features, varies, strict=True) if not varied]
+    if len(constant) == len(detector.features):
+        raise ReliefError(
+            f'every feature of detector "{detector.name}" is constant or missing in the {len(rows)} rows drawn',
+            "Choose features that vary, or widen --where and --since.",
+        )
+    notes = [f'feature "{name}" is constant or missing in the rows drawn' for name in constant]
+    if drawn.failed:
+        notes.append(f"{drawn.failed} of the rows drawn have features that fail to compute and were left out")
+    return rows, notes
+
+
+def _provenance(
+    connection: Connection, detector: Detector, settings: Settings, drawn: sample.Sample, used: int
+) -> dict[str, Any]:
+    row = connection.execute(query("provenance")).fetchone() or {}
+    request = settings.request
+    return {
+        "detector": detector.name,
+        "table": detector.relation,
+        "database": row["database"],
+        "role": row["role"],
+        "trained_at": row["trained_at"].isoformat(),
+        "rows": used,
+        "rows_asked": request.rows,
+        "rows_failed": drawn.failed,
+        "table_rows_estimate": drawn.table_rows,
+        "table_percent": drawn.percent,
+        "where": request.where,
+        "since": request.since,
+        "seed": settings.seed,
+        "trees": settings.trees,
+        "samples": min(settings.samples, used),
+        "max_features": settings.max_features,
+        "versions": versions() | {"postgresql": row["server_version"]},
+    }
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that a model depends on."""
+    return {
+        "relief": __version__,
+        "python": platform.python_version(),
+        "scikit-learn": sklearn.__version__,
+        "numpy": np.__version__,
+    }
