@@ -1,0 +1,54 @@
+"""Where the tests' server comes from: a throwaway cluster, RELIEF_TEST_DSN, or a container of RELIEF_TEST_IMAGE."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import os
+from collections.abc import Iterator
+
+import psycopg
+from relief_sql.assemble import artefacts, install_script
+
+from relief_trainer.cluster import throwaway_cluster
+
+
+@contextlib.contextmanager
+def running_server() -> Iterator[str]:
+    """Yield the connection string of a superuser."""
+    if dsn := os.environ.get("RELIEF_TEST_DSN"):
+        yield dsn
+    elif image := os.environ.get("RELIEF_TEST_IMAGE"):
+        with _container(image) as dsn:
+            yield dsn
+    else:
+        with throwaway_cluster({"max_connections": "60"}, extension_files=artefacts()) as cluster:
+            yield cluster.dsn()
+
+
+@contextlib.contextmanager
+def _container(image: str) -> Iterator[str]:
+    from testcontainers.postgres import PostgresContainer
+
+    with PostgresContainer(image, driver=None) as container:
+        for name, content in artefacts().items():
+            encoded = base64.b64encode(content.encode()).decode()
+            place = f"$(pg_config --sharedir)/extension/{name}"
+            status, output = container.exec(["sh", "-c", f"echo {encoded} | base64 -d > {place}"])
+            if status:
+                raise RuntimeError(output.decode(errors="replace"))
+        yield container.get_connection_url()
+
+
+def has_extension_files(dsn: str) -> bool:
+    """Return whether CREATE EXTENSION relief can work on a server: one that isn't ours may lack the files."""
+    with psycopg.connect(dsn) as connection:
+        return connection.execute("select from pg_available_extensions where name = 'relief'").fetchone() is not None
+
+
+def install(connection: psycopg.Connection, by_extension: bool) -> None:
+    """Install Relief in a database."""
+    if by_extension:
+        connection.execute("create extension relief cascade")
+    else:
+        connection.execute(install_script())
