@@ -37,7 +37,7 @@ lint: setup ## Check style, types, and the generated SQL
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
-	sed $(foreach f,$(UNPARSED),-e '/^create function relief[.]$f[(]/,/^\($$$$\|end\);$$/d') $(SCRIPT) | $(BIN)/pgspot $(PGSPOT_OPTIONS)
+	sed $(foreach f,$(UNPARSED),-e '/^create function relief[.]$f\b/,/^\($$$$\|end\);$$/d') $(SCRIPT) | $(BIN)/pgspot $(PGSPOT_OPTIONS)
 
 build: $(SCRIPT) ## Write the install scripts into build/
 
