@@ -61,6 +61,6 @@ def empty_database(server: str) -> Iterator[Database]:
 
 @pytest.fixture
 def orders(database: Database) -> psycopg.Connection:
-    """Return a superuser's connection to a database with the table shop.orders and the detector "orders", without a model."""
+    """Return a superuser's connection to a database with shop.orders and the detector "orders", without a model."""
     make_orders(database.superuser)
     return database.superuser

@@ -143,8 +143,9 @@ def _read_features(content: dict[str, Any]) -> list[str]:
 def _read_values(features: list[int], values: list[Any], position: int) -> list[float]:
     if not set(map(type, values)) <= {int, float, type(None)}:
         raise DocumentError(f'"value" of tree {position} is not all numbers')
-    if None in values and any(value is None and feature < 0 for feature, value in zip(features, values)):
-        raise DocumentError(f"a leaf of tree {position} has no path length")
+    lengths = [value for feature, value in zip(features, values) if feature < 0]
+    if None in lengths or min(lengths, default=0) < 0:
+        raise DocumentError(f"a leaf of tree {position} has no path length, or a negative one")
     try:
         finite = all(isfinite(value) for value in values if value is not None)
     except OverflowError:
