@@ -72,11 +72,18 @@ class Cluster:
         Server settings beside the defaults, such as ``{"fsync": "on"}``.
     extension_files
         Name and content of files that CREATE EXTENSION is to find.
+    lasting
+        Whether the server may outlive this process; otherwise the kernel stops it should this process be killed.
     """
 
     def __init__(
-        self, settings: Mapping[str, str] | None = None, extension_files: Mapping[str, str] | None = None
+        self,
+        settings: Mapping[str, str] | None = None,
+        extension_files: Mapping[str, str] | None = None,
+        *,
+        lasting: bool = False,
     ) -> None:
+        self._lasting = lasting
         self.directory = Path(tempfile.mkdtemp(prefix="relief-"))
         self.bin = find_server()
         self._account = _server_account()
@@ -122,7 +129,8 @@ class Cluster:
         for name, value in self._settings.items():
             arguments += ["-c", f"{name}={value}"]
         with open(self.directory / "log", "ab") as log:
-            self._server = self._run(subprocess.Popen, arguments, stdout=log, stderr=log, preexec_fn=_die_with_parent)
+            before = None if self._lasting else _die_with_parent
+            self._server = self._run(subprocess.Popen, arguments, stdout=log, stderr=log, preexec_fn=before)
         self._wait_until_ready()
 
     def stop(self, how: signal.Signals = signal.SIGINT) -> None:
@@ -132,14 +140,10 @@ class Cluster:
             self._server.wait()
             self._server = None
 
-    def detach(self) -> int:
-        """Let the server outlive this process, and return its process id."""
-        if self._server is None:
-            raise ReliefError("the throwaway server is not running")
-        pid = self._server.pid
-        self._server.returncode = 0
-        self._server = None
-        return pid
+    @property
+    def process_id(self) -> int | None:
+        """The server's process, None while it is stopped."""
+        return self._server.pid if self._server else None
 
     def remove(self) -> None:
         """Stop the server and delete its folder."""

@@ -64,17 +64,15 @@ def run(*, keep: bool = False) -> None:
         _set_up(cluster)
         with connect(cluster.dsn(DATABASE, ROLE)) as connection:
             _show(connection)
-            process = cluster.detach() if keep else None
-    finally:
-        if not keep:
-            cluster.remove()
-    if process is None:
-        click.echo(
-            "\nThe server is gone again. To connect to it and go on: relief demo --keep, which leaves it running."
-        )
-    else:
+    except BaseException:
+        cluster.remove()
+        raise
+    if keep:
         click.echo(f"\nThe server is left running. Connect: psql '{cluster.dsn(DATABASE, ROLE)}'")
-        click.echo(f"Stop and delete it:              kill -INT {process}; rm -r {cluster.directory}")
+        click.echo(f"Stop and delete it: kill -INT {cluster.process_id}; rm -r {cluster.directory}")
+    else:
+        cluster.remove()
+        click.echo("\nThe server is gone again; relief demo --keep leaves it running, to connect to it and go on.")
 
 
 def _set_up(cluster: Cluster) -> None:
