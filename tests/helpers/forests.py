@@ -14,6 +14,7 @@ from sklearn.ensemble import IsolationForest
 
 from helpers.database import query, value
 from relief_trainer.document import Feature, Threshold, build, serialize
+from relief_trainer.parity import scikit_scores, to_float32
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ def train(
 ) -> Trained:
     """Fit a forest on all rows that have a feature, and store it."""
     rows = fetch_features(connection, detector)
-    forest = IsolationForest(n_estimators=trees, random_state=seed, **options).fit(rows)
+    forest = IsolationForest(n_estimators=trees, random_state=seed, **options).fit(to_float32(rows))
     features = [
         Feature(name, expression)
         for name, expression in query(
@@ -59,8 +60,8 @@ def train(
             detector,
         )
     ]
-    scores = -forest.score_samples(rows)
-    threshold = Threshold(float(np.quantile(scores, 1 - contamination)), "contamination", contamination)
+    scores = scikit_scores(forest, rows)
+    threshold = Threshold(float(np.nanquantile(scores, 1 - contamination)), "contamination", contamination)
     document = build(forest, features, threshold, _profile(features, rows), {"seed": seed})
     version = add_model(connection, detector, document)
     if promote:
@@ -104,16 +105,18 @@ def copy_of(document: dict[str, Any]) -> dict[str, Any]:
     return json.loads(json.dumps(document))
 
 
-def _profile(features: list[Feature], rows: npt.NDArray[np.float64]) -> dict[str, dict[str, float | int]]:
-    profile = {}
+def _profile(features: list[Feature], rows: npt.NDArray[np.float64]) -> dict[str, dict[str, float | int | None]]:
+    profile: dict[str, dict[str, float | int | None]] = {}
     for feature, column in zip(features, rows.T, strict=True):
         known = column[~np.isnan(column)]
-        profile[feature.name] = {
-            "count": len(known),
-            "mean": float(known.mean()),
-            "stddev": float(known.std(ddof=1)),
-            "minimum": float(known.min()),
-            "maximum": float(known.max()),
-            "null_rate": float(np.isnan(column).mean()),
-        }
+        with np.errstate(over="ignore", invalid="ignore"):
+            statistics = {
+                "mean": known.mean(),
+                "stddev": known.std(ddof=1),
+                "minimum": known.min(),
+                "maximum": known.max(),
+                "null_rate": np.isnan(column).mean(),
+            }
+        finite = {name: float(number) if np.isfinite(number) else None for name, number in statistics.items()}
+        profile[feature.name] = {"count": len(known), **finite}
     return profile
