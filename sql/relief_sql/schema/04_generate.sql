@@ -39,18 +39,36 @@ as $$
 $$;
 comment on function relief._function_name(relief.detector, text) is 'Returns the qualified, quoted name of a generated function.';
 
+create function relief._generated_in(schema name, d relief.detector, kind text)
+  returns regprocedure
+  language sql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+  -- Whoever may create functions in the schema may overload these names: the arguments, and for features the owner, tell ours.
+  select p.oid
+  from pg_proc as p
+  where p.pronamespace = (select oid from pg_namespace where nspname = schema)
+    and p.proname = relief._object_name(kind, d.name)
+    and case kind
+          when 'trigger' then p.pronargs = 0
+          when 'features' then p.proargnames = d.columns::text[]
+          else p.proargtypes = format('%s %s', 'double precision[]'::regtype::oid, 'text[]'::regtype::oid)::oidvector
+        end
+  order by p.proowner = (select relowner from pg_class where oid = d.relation) desc nulls last, p.oid
+  limit 1
+$$;
+comment on function relief._generated_in(name, relief.detector, text) is 'Returns a detector''s generated function of a kind in a schema, NULL where there is none.';
+
 create function relief._generated(d relief.detector, kind text)
   returns regprocedure
   language sql
   stable
   set search_path = pg_catalog, pg_temp
 as $$
-  select p.oid
-  from pg_proc as p
-  join pg_class as c on c.relnamespace = p.pronamespace
-  where c.oid = d.relation and p.proname = relief._object_name(kind, d.name)
+  select relief._generated_in(relief._schema_of(d.relation), d, kind)
 $$;
-comment on function relief._generated(relief.detector, text) is 'Returns a detector''s generated function of a kind, NULL where there is none.';
+comment on function relief._generated(relief.detector, text) is 'Returns a detector''s generated function of a kind beside its table, NULL where there is none.';
 
 create function relief._score_function(relation regclass)
   returns regprocedure
@@ -145,6 +163,16 @@ as $$
 $$;
 comment on function relief._parallel_label(relief._feature[]) is 'Returns safe if everything that the features call is, else unsafe.';
 
+create function relief._score_body(d relief.detector)
+  returns text
+  language sql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+  select format('select (%s(%s, null::pg_catalog.text[]))[1]', relief._function_name(d, 'verdict'), relief._features_call(d, 'o'))
+$$;
+comment on function relief._score_body(relief.detector) is 'Returns the body of relief_score(row).';
+
 create function relief._create_score_function(d relief.detector, features relief._feature[])
   returns void
   language plpgsql
@@ -159,8 +187,7 @@ create function %I.relief_score(o %s)
   stable
   parallel %s
 as %L$sql$,
-    relief._schema_of(d.relation), d.relation, relief._parallel_label(features),
-    format('select (%s(%s, null::pg_catalog.text[]))[1]', relief._function_name(d, 'verdict'), relief._features_call(d, 'o')));
+    relief._schema_of(d.relation), d.relation, relief._parallel_label(features), relief._score_body(d));
   perform relief._adopt_function(
     d, relief._score_function(d.relation), 'the anomaly score of a row, in (0, 1], higher = more anomalous.');
 end
@@ -203,6 +230,28 @@ as $$
   select relief._adopt_function(d, relief._generated(d, 'deviation'), 'standard deviations of each feature from its profile.');
 $$;
 comment on function relief._adopt_verdict(relief.detector) is 'Adopts the functions that promote replaces.';
+
+create function relief._require_generated(d relief.detector)
+  returns void
+  language plpgsql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  missing text;
+begin
+  select relief._function_name(d, kind) into missing
+  from unnest('{features, verdict, deviation}'::text[]) as kind
+  where relief._generated(d, kind) is null;
+  if found then
+    raise exception 'function % of detector "%" does not exist any more', missing, d.name
+      using errcode = 'undefined_function',
+            hint = format('It was dropped, or table %s was moved to another schema. Make the detector again: first select relief.drop_detector(%L);', d.relation, d.name);
+  end if;
+end
+$$;
+comment on function relief._require_generated(relief.detector) is
+  'Raises an error if a generated function is gone: to make it anew, under a name that may be somebody''s by now, takes create_detector.';
 
 create function relief._replace_verdict(d relief.detector, m relief.model)
   returns void

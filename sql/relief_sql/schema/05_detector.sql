@@ -235,10 +235,11 @@ begin
     end if;
   end if;
   for generated in
-    select p.oid
-    from unnest('{verdict, deviation, features}'::text[]) as kind
-    join pg_proc as p on p.proname = relief._object_name(kind, d.name)
-    where p.pronamespace in (select oid from pg_namespace where nspname in (d.schema_name, relief._schema_of(d.relation)))
+    select distinct made
+    from unnest('{verdict, deviation, features}'::text[]) as kind,
+         unnest(array[d.schema_name, relief._schema_of(d.relation)]) as place,
+         relief._generated_in(place, d, kind) as made
+    where made is not null
   loop
     execute format('drop function %s', generated);
   end loop;

@@ -70,6 +70,7 @@ begin
               format('Train one: relief train %s', d.name));
   end if;
   perform relief._require_features(d, m);
+  perform relief._require_generated(d);
   perform relief._replace_verdict(d, m);
   update relief.detector as e set promoted_version = m.version where e.id = d.id;
   return m.version;

@@ -86,7 +86,7 @@ begin
     deviation := jsonb_build_object('error', sqlerrm);
     return;
   end;
-  execute format('select %s($1, null), %s($1, null)', target.verdict, target.deviation) into verdict, deviation using numbers;
+  execute format('select %s($1, null::text[]), %s($1, null::text[])', target.verdict, target.deviation) into verdict, deviation using numbers;
   score := verdict[1];
   threshold := verdict[2];
   is_anomaly := verdict[1] >= verdict[2];

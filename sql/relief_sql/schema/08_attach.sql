@@ -24,6 +24,7 @@ declare
   publications text;
 begin
   perform relief._require_attachable(d);
+  perform relief._require_generated(d);
   select string_agg(quote_ident(p.pubname), ', ') into publications
   from pg_publication_tables as p
   where p.schemaname = relief._schema_of(d.relation) and p.tablename = (select relname from pg_class where oid = d.relation);
@@ -70,7 +71,7 @@ begin
             hint = coalesce(
               (select format('Detach it first: select relief.detach(%L);', e.name)
                from relief.detector as e
-               where e.relation = d.relation and relief._generated(e, 'trigger') is not null
+               where e.relation = d.relation and relief._trigger_function(e) is not null
                limit 1),
               format('Drop the trigger first: drop trigger "~relief" on %s;', d.relation));
   end if;
@@ -158,11 +159,11 @@ begin
       return new;
     end if;
     numbers := %1$s;
-    verdict := %2$s(numbers, null);
+    verdict := %2$s(numbers, null::text[]);
     new.relief_anomaly_score := verdict[1];
     new.relief_is_anomaly := verdict[1] >= verdict[2];
     new.relief_model_version := verdict[3];
-    new.relief_deviation := %5$s(numbers, null);
+    new.relief_deviation := %5$s(numbers, null::text[]);
   exception when others then
     begin
       new.relief_anomaly_score := null;
@@ -185,11 +186,11 @@ begin
     return new;
   end if;
   numbers := %1$s;
-  verdict := %2$s(numbers, null);
+  verdict := %2$s(numbers, null::text[]);
   new.relief_anomaly_score := verdict[1];
   new.relief_is_anomaly := verdict[1] >= verdict[2];
   new.relief_model_version := verdict[3];
-  new.relief_deviation := %5$s(numbers, null);
+  new.relief_deviation := %5$s(numbers, null::text[]);
   return new;
 end
 $body$
@@ -211,7 +212,7 @@ as $$
 declare
   d constant relief.detector := relief._lock_detector(detector);
 begin
-  if relief._generated(d, 'trigger') is null then
+  if relief._trigger_function(d) is null then
     raise exception 'detector "%" is not attached', d.name
       using errcode = 'object_not_in_prerequisite_state', hint = format('Attach it: select relief.attach(%L);', d.name);
   end if;
@@ -221,13 +222,29 @@ $$;
 comment on function relief.detach(text, boolean) is
   'Drops the trigger of a detector from its table, and with drop_columns => true the companion columns with what is in them.';
 
+create function relief._trigger_function(d relief.detector)
+  returns regprocedure
+  language sql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+  -- By the trigger first: a table that was moved to another schema has left its functions behind.
+  select coalesce(
+    (select t.tgfoid
+     from pg_trigger as t
+     join pg_proc as p on p.oid = t.tgfoid
+     where t.tgrelid = d.relation and t.tgname = '~relief' and p.proname = relief._object_name('trigger', d.name)),
+    relief._generated(d, 'trigger'))
+$$;
+comment on function relief._trigger_function(relief.detector) is 'Returns the trigger function of an attached detector, NULL where it isn''t attached.';
+
 create function relief._detach(d relief.detector, drop_columns boolean)
   returns void
   language plpgsql
   set search_path = pg_catalog, pg_temp
 as $$
 declare
-  trigger_function constant regprocedure := relief._generated(d, 'trigger');
+  trigger_function constant regprocedure := relief._trigger_function(d);
   drops text;
 begin
   if trigger_function is not null then

@@ -15,7 +15,7 @@ begin
   end if;
   if relief._schema_of(d.relation) is null
      or not exists (select from pg_trigger
-                    where tgrelid = d.relation and tgfoid = relief._generated(d, 'trigger') and tgenabled in ('O', 'A')) then
+                    where tgrelid = d.relation and tgfoid = relief._trigger_function(d) and tgenabled in ('O', 'A')) then
     raise exception 'detector "%" is not attached, or its trigger is disabled', d.name
       using errcode = 'object_not_in_prerequisite_state',
             hint = format('Attach it: select relief.attach(%L); or: alter table %s enable trigger "~relief";', d.name, d.relation);

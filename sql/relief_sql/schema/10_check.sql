@@ -40,6 +40,12 @@ begin
     from unnest(d.columns) as c (name)
     where not exists (select from pg_attribute where attrelid = d.relation and attname = c.name and not attisdropped);
   return query
+    select format('column %I of table %s is of type %s, not %s as when the detector was made; drop and create the detector',
+                  a.attname, d.relation, format_type(a.atttypid, null), format_type(p.proargtypes[(c.n - 1)::integer], null))
+    from pg_proc as p, unnest(d.columns) with ordinality as c (name, n), pg_attribute as a
+    where p.oid = relief._generated(d, 'features')
+      and a.attrelid = d.relation and a.attname = c.name and a.atttypid <> p.proargtypes[(c.n - 1)::integer];
+  return query
     select format('function %s is gone; drop and create the detector', relief._function_name(d, kind))
     from unnest('{features, verdict, deviation}'::text[]) as kind
     where relief._generated(d, kind) is null;
@@ -47,15 +53,20 @@ begin
     return next format('function relief_score(%s) is gone; drop and create the detector', d.relation);
   end if;
   return query
+    select format('function relief_score(%s) calls functions by names that they don''t have any more; drop and create the detector', d.relation)
+    from pg_proc
+    where d.score_function and oid = relief._score_function(d.relation) and prosrc <> relief._score_body(d);
+  return query
     select format('function %s belongs to %I, not to the table''s owner; alter function %s owner to %I;',
                   p.oid::regprocedure, pg_get_userbyid(p.proowner), p.oid::regprocedure, pg_get_userbyid(owner))
-    from unnest('{features, verdict, deviation, trigger}'::text[]) as kind
-    join pg_proc as p on p.oid = relief._generated(d, kind)
-    where p.proowner <> owner;
+    from pg_proc as p
+    where p.oid in (relief._generated(d, 'features'), relief._generated(d, 'verdict'), relief._generated(d, 'deviation'),
+                    relief._trigger_function(d))
+      and p.proowner <> owner;
   if d.promoted_version is null then
     return next format('no model is promoted; relief train %s --promote', d.name);
   end if;
-  if relief._generated(d, 'trigger') is not null then
+  if relief._trigger_function(d) is not null then
     return query select * from relief._check_attached(d);
   end if;
 end
@@ -73,11 +84,15 @@ as $$
   where not exists (select from pg_attribute where attrelid = d.relation and attname = c.name and not attisdropped)
   union all
   select format('trigger "~relief" on table %s is missing; select relief.detach(%L); select relief.attach(%L);', d.relation, d.name, d.name)
-  where not exists (select from pg_trigger where tgrelid = d.relation and tgfoid = relief._generated(d, 'trigger'))
+  where not exists (select from pg_trigger where tgrelid = d.relation and tgfoid = relief._trigger_function(d))
+  union all
+  select format('the trigger calls functions by names that they don''t have any more; select relief.detach(%L); select relief.attach(%L);', d.name, d.name)
+  from pg_proc
+  where oid = relief._trigger_function(d) and prosrc <> relief._trigger_body(d)
   union all
   select format('trigger "~relief" is disabled; alter table %s enable trigger "~relief";', d.relation)
   from pg_trigger
-  where tgrelid = d.relation and tgfoid = relief._generated(d, 'trigger') and tgenabled = 'D'
+  where tgrelid = d.relation and tgfoid = relief._trigger_function(d) and tgenabled = 'D'
   union all
   select format('trigger %I on table %s fires after "~relief"; rename it: alter trigger %I on %s rename to …', t.tgname, d.relation, t.tgname, d.relation)
   from pg_trigger as t
