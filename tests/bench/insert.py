@@ -1,0 +1,107 @@
+"""Writing to an attached table, against the same table bare: single rows by many clients, and COPY."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+from relief_trainer.cluster import Cluster
+from relief_trainer.flights import COLUMNS
+from tests.bench.measure import medians, say, seconds
+from tests.bench.result import Bar, Result
+from tests.bench.server import connect, trained_server
+
+CLIENTS = (1, 8, 64)
+SECONDS = 10
+REPETITIONS = 3
+COPIED_ROWS = 100_000
+DURABLE = {"fsync": "on", "full_page_writes": "on", "synchronous_commit": "on", "max_wal_size": "8GB"}
+
+_SCRIPT = r"""
+\set month random(1, 12)
+\set hour random(5, 23)
+\set minute random(0, 59)
+\set delay random(-20, 120)
+\set air_time random(30, 360)
+insert into {table} (year, month, day, dep_time, sched_dep_time, dep_delay, arr_time, sched_arr_time, arr_delay,
+    carrier, flight, origin, dest, air_time, distance, hour, minute, time_hour)
+values (2013, :month, 1, :hour * 100 + :minute, :hour * 100, :delay, :hour * 100 + 40, :hour * 100 + 45, :delay - 5,
+    'UA', 1545, 'EWR', 'IAH', :air_time, :air_time * 7, :hour, :minute, '2013-01-01T10:00:00Z');
+"""
+
+
+def single_rows() -> list[Result]:
+    """Measure the throughput of pgbench's single-row inserts, each its own durable transaction."""
+    with trained_server(DURABLE) as cluster:
+        _make_attached_and_bare(cluster)
+        results = []
+        for clients in CLIENTS:
+            say(f"  {clients} clients, {REPETITIONS} times {SECONDS} s for each table")
+            tps = medians(
+                REPETITIONS,
+                {
+                    "attached": lambda n=clients: _transactions_per_second(cluster, "flights", n),
+                    "bare": lambda n=clients: _transactions_per_second(cluster, "bare", n),
+                },
+            )
+            results.append(
+                Result(
+                    f"inserts of {clients} client{'s' if clients > 1 else ''}, attached against bare, fsync on",
+                    tps["attached"] / tps["bare"],
+                    bar=Bar(0.60, at_least=True) if clients == 8 else None,
+                    detail=f"{tps['attached']:,.0f} / {tps['bare']:,.0f} transactions a second",
+                )
+            )
+    return results
+
+
+def copy() -> list[Result]:
+    """Measure COPY into an attached table, against the same bare."""
+    columns = ", ".join(COLUMNS)
+    with trained_server() as cluster, connect(cluster) as connection:
+        file = cluster.directory / "rows"
+        connection.execute(f"copy (select {columns} from flights limit {COPIED_ROWS}) to '{file}'")
+        _make_attached_and_bare(cluster)
+
+        def into(table: str) -> float:
+            connection.execute(f"truncate {table}")
+            return seconds(lambda: connection.execute(f"copy {table} ({columns}) from '{file}'"))
+
+        say(f"  {COPIED_ROWS:,} rows into each")
+        taken = medians(5, {"attached": lambda: into("flights"), "bare": lambda: into("bare")})
+    added = (taken["attached"] - taken["bare"]) / COPIED_ROWS * 1e6
+    detail = f"{taken['attached']:.2f} s / {taken['bare']:.2f} s, {added:.1f} us a row more"
+    return [
+        Result(f"COPY of {COPIED_ROWS:,} rows, attached against bare", taken["attached"] / taken["bare"], detail=detail)
+    ]
+
+
+def _make_attached_and_bare(cluster: Cluster) -> None:
+    """Leave two empty tables: ``flights``, which scores its rows, and ``bare``, which doesn't."""
+    with connect(cluster) as connection:
+        connection.execute("create table bare (like flights including all)")
+        connection.execute("truncate flights")
+        connection.execute("select relief.attach('flights')")
+
+
+def _transactions_per_second(cluster: Cluster, table: str, clients: int) -> float:
+    with connect(cluster) as connection:
+        connection.execute(f"truncate {table}")
+        connection.execute("checkpoint")
+    script = cluster.directory / f"insert_{table}.sql"
+    script.write_text(_SCRIPT.format(table=table), encoding="utf-8")
+    output = _pgbench(cluster, script, clients)
+    found = re.search(r"^tps = ([\d.]+)", output, re.MULTILINE)
+    if found is None:
+        raise RuntimeError(f"pgbench told no throughput: {output}")
+    return float(found[1])
+
+
+def _pgbench(cluster: Cluster, script: Path, clients: int) -> str:
+    arguments = [str(cluster.bin / "pgbench"), "-n", "-f", str(script), "-M", "prepared", "-T", str(SECONDS)]
+    arguments += ["-c", str(clients), "-j", str(min(clients, 2)), cluster.dsn()]
+    done = subprocess.run(arguments, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
+    if done.returncode:
+        raise RuntimeError(f"pgbench failed: {done.stderr.strip()}")
+    return done.stdout

@@ -1,0 +1,76 @@
+"""A throwaway server with Relief, the flights, and a promoted model of 8 features, 100 trees of 256 rows."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import psycopg
+from psycopg import sql
+from relief_runtime.document import checksum
+from relief_sql.assemble import artefacts
+
+from relief_trainer import connection as trainer_connection
+from relief_trainer import flights, train
+from relief_trainer.cluster import Cluster, throwaway_cluster
+
+FEATURES = ["dep_delay", "arr_delay", "air_time", "distance", "dep_time", "arr_time", "hour", "month"]
+Connection = psycopg.Connection[Any]
+
+
+@contextlib.contextmanager
+def server(settings: Mapping[str, str] | None = None) -> Iterator[Cluster]:
+    """Run a throwaway server with Relief and the table ``flights`` for the length of a ``with`` block."""
+    with throwaway_cluster(settings, artefacts()) as cluster:
+        with connect(cluster) as connection:
+            connection.execute("create extension relief cascade")
+            flights.load(connection)
+        yield cluster
+
+
+@contextlib.contextmanager
+def trained_server(settings: Mapping[str, str] | None = None) -> Iterator[Cluster]:
+    """Run a `server` whose detector ``flights`` has a promoted model."""
+    with server(settings) as cluster:
+        with connect(cluster) as connection:
+            create_detector(connection, "flights")
+        with trainer_connection.connect(cluster.dsn()) as connection:
+            train.train(connection, "flights", train.Settings(), promote=True)
+        yield cluster
+
+
+def connect(cluster: Cluster) -> Connection:
+    """Open a session in which each statement is a transaction, and is planned anew: a kept plan keeps its workers."""
+    return psycopg.connect(cluster.dsn(), autocommit=True, prepare_threshold=None)
+
+
+def create_detector(connection: Connection, table: str) -> None:
+    """Create a detector of the benchmarks' features, named as its table."""
+    connection.execute("select relief.create_detector(%s, %s, %s, contamination => 0.01)", [table, table, FEATURES])
+
+
+def document(connection: Connection) -> dict[str, Any]:
+    """Return the promoted model document of the flights."""
+    row = connection.execute("select document from relief.model order by id desc limit 1").fetchone()
+    assert row is not None
+    return json.loads(row[0])  # type: ignore[no-any-return]
+
+
+def promote_copy(connection: Connection, detector: str, content: Mapping[str, Any], number: int) -> None:
+    """Store and promote a document that differs from the others in its provenance: to sessions a model of its own."""
+    text = json.dumps({**content, "provenance": {"copy": f"{detector} {number}"}})
+    connection.execute("select relief.add_model(%s, %s, %s)", [detector, text, checksum(text)])
+    connection.execute("select relief.promote(%s)", [detector])
+
+
+def copy_table(connection: Connection, name: str) -> None:
+    """Make a table like ``flights``, with its rows, as if it had just been loaded."""
+    connection.execute(sql.SQL("drop table if exists {} cascade").format(sql.Identifier(name)))
+    connection.execute(sql.SQL("create table {} (like flights including all)").format(sql.Identifier(name)))
+    columns = sql.SQL(", ").join(map(sql.Identifier, flights.COLUMNS))
+    connection.execute(
+        sql.SQL("insert into {} ({}) select {} from flights").format(sql.Identifier(name), columns, columns)
+    )
+    connection.execute(sql.SQL("vacuum analyze {}").format(sql.Identifier(name)))
