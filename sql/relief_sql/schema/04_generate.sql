@@ -49,8 +49,9 @@ as $$
   select p.oid
   from pg_proc as p
   where p.pronamespace = (select oid from pg_namespace where nspname = schema)
-    and p.proname = relief._object_name(kind, d.name)
+    and p.proname = case kind when 'score' then 'relief_score' else relief._object_name(kind, d.name) end
     and case kind
+          when 'score' then p.proargtypes = (select reltype::text::oidvector from pg_class where oid = d.relation)
           when 'trigger' then p.pronargs = 0
           when 'features' then p.proargnames = d.columns::text[]
           else p.proargtypes = format('%s %s', 'double precision[]'::regtype::oid, 'text[]'::regtype::oid)::oidvector

@@ -230,16 +230,14 @@ begin
   end if;
   if relief._schema_of(d.relation) is not null then
     perform relief._detach(d, drop_columns);
-    if d.score_function and relief._score_function(d.relation) is not null then
-      execute format('drop function %s', relief._score_function(d.relation));
-    end if;
   end if;
+  -- A table that was moved to another schema has left its functions behind.
   for generated in
     select distinct made
-    from unnest('{verdict, deviation, features}'::text[]) as kind,
-         unnest(array[d.schema_name, relief._schema_of(d.relation)]) as place,
+    from unnest(array[d.schema_name, relief._schema_of(d.relation)]) as place,
+         unnest('{score, trigger, verdict, deviation, features}'::text[]) as kind,
          relief._generated_in(place, d, kind) as made
-    where made is not null
+    where made is not null and (kind <> 'score' or d.score_function)
   loop
     execute format('drop function %s', generated);
   end loop;
