@@ -30,72 +30,8 @@ end
 $$;
 comment on function relief._backfill_tables(text) is 'Returns the tables that hold a detector''s rows: the table, or the leaves of a partitioned one.';
 
-create function relief._backfill_batch(detector text, relation regclass, first_block bigint, end_block bigint, retry_failed boolean)
-  returns bigint
-  language plpgsql
-  set search_path = pg_catalog, pg_temp
-as $$
-declare
-  d constant relief.detector := relief._detector(detector);
-  scored bigint;
-begin
-  -- A row that somebody has locked is left for later, so that a batch of locked rows never waits and can't deadlock.
-  execute format($sql$
-    with touched as (
-      update only %1$s as t
-      set relief_model_version = case when t.relief_model_version is null then 0 end
-      where t.ctid = any (array(
-        select s.ctid
-        from only %1$s as s
-        where s.ctid >= format('(%%s,0)', $1)::tid and s.ctid < format('(%%s,0)', $2)::tid and %2$s
-        for update skip locked))
-      returning t.relief_model_version
-    )
-    select count(*) from touched where relief_model_version = $3
-  $sql$, relation, relief._stale_condition(retry_failed))
-  into scored using first_block, end_block, d.promoted_version;
-  return scored;
-end
-$$;
-comment on function relief._backfill_batch(text, regclass, bigint, bigint, boolean) is
-  'Touches the rows of a range of blocks that the promoted version hasn''t scored, and returns how many it scored.';
-
-create function relief._backfill_row(detector text, relation regclass, place tid)
-  returns bigint
-  language plpgsql
-  set search_path = pg_catalog, pg_temp
-as $$
-declare
-  d constant relief.detector := relief._detector(detector);
-  scored bigint;
-begin
-  execute format($sql$
-    with touched as (
-      update only %1$s as s
-      set relief_model_version = case when s.relief_model_version is null then 0 end
-      where s.ctid = $2 and %2$s
-      returning s.relief_model_version
-    )
-    select count(*) from touched where relief_model_version = $3
-  $sql$, relation, relief._stale_condition(false))
-  into scored using null::bigint, place, d.promoted_version;
-  return scored;
-end
-$$;
-comment on function relief._backfill_row(text, regclass, tid) is 'Touches one row, waiting for whoever has it locked, and returns whether it was scored: 1 or 0.';
-
-create function relief._stale_condition(retry_failed boolean)
-  returns text
-  language sql
-  immutable
-  set search_path = pg_catalog, pg_temp
-as $$
-  select 's.relief_model_version is distinct from $3'
-         || case when retry_failed then '' else ' and not coalesce(s.relief_deviation ? ''error'', false)' end
-$$;
-comment on function relief._stale_condition(boolean) is 'Returns the condition for rows, called s, that version $3 has yet to score.';
-
-create function relief._backfill_stragglers(detector text, relation regclass)
+create function relief._lock_stale(
+    detector text, relation regclass, started xid, how text, first_block bigint default null, end_block bigint default null)
   returns tid[]
   language plpgsql
   set search_path = pg_catalog, pg_temp
@@ -104,13 +40,63 @@ declare
   d constant relief.detector := relief._detector(detector);
   places tid[];
 begin
-  execute format('select array(select s.ctid from only %s as s where ($1 is null and $2 is null) and %s limit 1000)',
-                 relation, relief._stale_condition(false))
-    into places using null::bigint, null::tid, d.promoted_version;
+  -- A row that failed counts as done if it was written since the backfill started: age() counts transactions backwards from now.
+  execute format($sql$
+    select array(
+      select s.ctid
+      from only %s as s
+      where s.relief_model_version is distinct from $1
+        and not (coalesce(s.relief_deviation ? 'error', false) and age(s.xmin) <= age($2))
+        and %s
+      %s)
+  $sql$,
+    relation,
+    case when first_block is null then '($3 is null and $4 is null)'
+         else 's.ctid >= format(''(%s,0)'', $3)::tid and s.ctid < format(''(%s,0)'', $4)::tid' end,
+    case how
+      when 'all that are free' then 'for update skip locked'
+      when 'some that are free' then 'limit 1000 for update skip locked'
+      -- One alone: to wait while holding other rows is how deadlocks come about.
+      when 'one, waiting for it' then 'limit 1 for update'
+    end)
+  into places using d.promoted_version, started, first_block, end_block;
   return places;
 end
 $$;
-comment on function relief._backfill_stragglers(text, regclass) is 'Returns where rows are that a pass over a table left: locked by others, or moved meanwhile.';
+comment on function relief._lock_stale(text, regclass, xid, text, bigint, bigint) is
+  'Locks rows of a table, or of a range of its blocks, that the promoted version has yet to score, and returns where they are.';
+
+create function relief._backfill_rows(
+    detector text,
+    relation regclass,
+    started xid,
+    how text,
+    first_block bigint default null,
+    end_block bigint default null,
+    out scored bigint,
+    out settled bigint)
+  language plpgsql
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  places constant tid[] := relief._lock_stale(detector, relation, started, how, first_block, end_block);
+begin
+  -- A statement of its own: it sees the newest version of a row, which nobody can move as it is locked.
+  execute format($sql$
+    with touched as (
+      update only %s as s
+      set relief_model_version = case when s.relief_model_version is null then 0 end
+      where s.ctid = any ($1)
+      returning s.relief_model_version, s.relief_deviation
+    )
+    select count(*) filter (where relief_model_version > 0), count(*) filter (where relief_model_version > 0 or relief_deviation ? 'error')
+    from touched
+  $sql$, relation)
+  into scored, settled using places;
+end
+$$;
+comment on function relief._backfill_rows(text, regclass, xid, text, bigint, bigint) is
+  'Touches rows that the promoted version has yet to score, and returns how many were scored, and how many were scored or failed for good.';
 
 create function relief._blocks(relation regclass)
   returns bigint
@@ -138,14 +124,13 @@ create procedure relief.backfill(detector text, batch_rows integer default 10000
 as $$
 declare
   relation pg_catalog.regclass;
-  place pg_catalog.tid;
-  places pg_catalog.tid[];
+  started constant pg_catalog.xid := pg_catalog.xid(pg_catalog.pg_current_xact_id());
   next_block bigint;
   end_block bigint;
   batch_blocks bigint;
   scored bigint := 0;
-  progress bigint;
-  reported timestamptz := pg_catalog.clock_timestamp();
+  progress record;
+  reported timestamp with time zone := pg_catalog.clock_timestamp();
 begin
   if batch_rows operator(pg_catalog.<) 1 then
     raise exception 'batch_rows is %, not at least 1', batch_rows
@@ -156,8 +141,9 @@ begin
     end_block := relief._blocks(relation);
     batch_blocks := relief._blocks_of_rows(relation, batch_rows);
     while next_block operator(pg_catalog.<) end_block loop
-      progress := relief._backfill_batch(detector, relation, next_block, next_block operator(pg_catalog.+) batch_blocks, true);
-      scored := scored operator(pg_catalog.+) progress;
+      progress := relief._backfill_rows(
+        detector, relation, started, 'all that are free', next_block, next_block operator(pg_catalog.+) batch_blocks);
+      scored := scored operator(pg_catalog.+) progress.scored;
       next_block := next_block operator(pg_catalog.+) batch_blocks;
       commit;
       if pg_catalog.clock_timestamp() operator(pg_catalog.-) reported operator(pg_catalog.>) interval '10 seconds' then
@@ -165,15 +151,16 @@ begin
         raise notice 'backfill of detector "%": % rows scored, block % of % of table %', detector, scored, next_block, end_block, relation;
       end if;
     end loop;
+    -- What the pass has left: rows that others had locked, or have moved meanwhile.
     loop
-      progress := 0;
-      places := relief._backfill_stragglers(detector, relation);
-      foreach place in array places loop
-        progress := progress operator(pg_catalog.+) relief._backfill_row(detector, relation, place);
+      progress := relief._backfill_rows(detector, relation, started, 'some that are free');
+      commit;
+      if progress.settled operator(pg_catalog.=) 0 then
+        progress := relief._backfill_rows(detector, relation, started, 'one, waiting for it');
         commit;
-      end loop;
-      scored := scored operator(pg_catalog.+) progress;
-      exit when progress operator(pg_catalog.=) 0;
+      end if;
+      scored := scored operator(pg_catalog.+) progress.scored;
+      exit when progress.settled operator(pg_catalog.=) 0;
     end loop;
   end loop;
   raise notice 'backfill of detector "%": % rows scored', detector, scored;
