@@ -57,16 +57,19 @@ $(BIN)/.installed: pyproject.toml
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	touch $@
 
-# What is missing: Python's venv, a server with plpython3u. Where apt can't be used, the commands that need a server say so too.
+# What is missing: Python's venv, a server with plpython3u. Where apt can't be used nothing works without the first; the
+# commands that need the second say so too.
 ROOT = $(if $(filter-out 0,$(shell id -u)),sudo) env DEBIAN_FRONTEND=noninteractive
 MISSING_VENV = $(if $(wildcard $(BIN)/.installed),,$(shell $(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || echo python3-venv))
-MISSING_SERVER = $(if $(RELIEF_PG_BIN)$(RELIEF_TEST_DSN)$(wildcard /usr/lib/postgresql/*/lib/plpython3.so),,plpython3u)
+MISSING_SERVER = $(if $(RELIEF_PG_BIN)$(RELIEF_TEST_DSN)$(RELIEF_TEST_IMAGE)$(wildcard /usr/lib/postgresql/*/lib/plpython3.so),,plpython3u)
+WANTED_VENV := Python 3.10 or later with venv (Debian: python3-venv)
+WANTED_SERVER := PostgreSQL 14 or later with plpython3u (Debian 12: postgresql-plpython3-15), RELIEF_PG_BIN=its bin folder if elsewhere
 
 packages:
 	@if [ -z "$(MISSING_VENV)$(MISSING_SERVER)" ]; then exit 0; fi; \
-	if ! command -v apt-get >/dev/null || ! $(ROOT) true; then \
-	  echo "Install: Python 3.10 or later with venv; PostgreSQL 14 or later with plpython3u (RELIEF_PG_BIN=its bin folder)" >&2; \
-	  exit 0; \
+	if ! { command -v apt-get && $(ROOT) true; } >/dev/null 2>&1; then \
+	  echo "Install: $(if $(MISSING_VENV),$(WANTED_VENV))$(if $(MISSING_SERVER),$(if $(MISSING_VENV),; )$(WANTED_SERVER))" >&2; \
+	  exit $(if $(MISSING_VENV),1,0); \
 	fi; \
 	$(ROOT) apt-get update -qq; \
 	$(if $(MISSING_SERVER),$(INSTALL_SERVER)) \
