@@ -97,7 +97,7 @@ def stump(features: list[str], split: float = 0.0, threshold: float = 0.4, **cha
 def constant(features: list[str], score: float, threshold: float) -> dict[str, Any]:
     """Return a document that gives every row the same score."""
     leaf = {"feature": [-1], "value": [float(-np.log2(score))], "missing_left": [0]}
-    return stump(features, trees=[leaf], threshold={"value": threshold, "origin": "fixed"})
+    return stump(features, threshold=threshold, trees=[leaf])
 
 
 def copy_of(document: dict[str, Any]) -> dict[str, Any]:
