@@ -14,7 +14,7 @@ create function relief._object_name(kind text, detector text)
 as $$
   select (case
     when octet_length('_relief_' || kind || '_' || detector) <= 63 then '_relief_' || kind || '_' || detector
-    else '_relief_' || kind || '_' || md5(detector)
+    else '_relief_md5_' || kind || '_' || md5(detector)
   end)::name
 $$;
 comment on function relief._object_name(text, text) is 'Returns the name of a detector''s generated function of a kind; long detector names are hashed.';
