@@ -167,7 +167,8 @@ def test_tables_show_and_take_rows_of_own_detectors_alone(attached: World) -> No
         ("insert into relief.profile select %s, '{}', '{}', '{}', '{}', '{}', '{}', '{}'", [model]),
         (
             "insert into relief.detector "
-            "(name, relation, schema_name, table_name, columns, threshold, on_error, score_function) values ('evil', 'shop.orders', 'shop', 'orders', '{a}', 0.5, 'pass', false)",
+            "(name, relation, schema_name, table_name, columns, threshold, on_error, score_function) "
+            "values ('evil', 'shop.orders', 'shop', 'orders', '{a}', 0.5, 'pass', false)",
             [],
         ),
     ):

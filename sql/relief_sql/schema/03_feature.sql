@@ -65,7 +65,12 @@ declare
 begin
   tree := relief._probe_feature(relation, expression, name_path);
   checked.expression := btrim(expression, E' \t\n\r');
-  checked.name := case when parts is null then checked.expression else (parse_ident(parts[2]))[1] end;
+  -- Without a name, a column alone is called as it is called in its table, and anything else as it is written.
+  checked.name := case
+    when parts is not null then (parse_ident(parts[2]))[1]
+    when checked.expression ~ '^("([^"]|"")+"|[[:alpha:]_][[:alnum:]_$]*)$' then (parse_ident(checked.expression))[1]
+    else checked.expression
+  end;
 
   refusal := case
     when (select count(*) from pg_attribute where attrelid = 'pg_temp._relief_probe'::regclass and attnum > 0) <> 1

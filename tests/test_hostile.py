@@ -1,0 +1,283 @@
+"""Hostile expressions and names: refused with a clear error, or quoted right; nothing in them is executed."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import psycopg
+import pytest
+from helpers.database import Database, query, refused, value
+from helpers.forests import add_model, stump
+from hypothesis import assume, example, given, settings
+from hypothesis import strategies as st
+from psycopg import Connection, sql
+
+# What an injected statement would change: roles, tables, rows, functions, settings.
+FINGERPRINT = """
+select (select string_agg(r::text, ',' order by oid) from pg_roles as r),
+       (select string_agg(c.oid || relname, ',' order by c.oid) from pg_class as c
+        where relnamespace >= 16384 and relkind in ('r', 'v')),
+       (select string_agg(p.oid || proname || proowner || coalesce(proacl::text, ''), ',' order by p.oid)
+        from pg_proc as p where p.oid >= 16384),
+       (select count(*) from public.victim),
+       current_setting('search_path'), current_setting('role'), current_setting('session_replication_role')
+"""
+
+
+@pytest.fixture(scope="module")
+def connection(module_database: Database) -> Connection:
+    connection = module_database.superuser
+    query(connection, "create table public.victim (a integer, b float8, c text)")
+    query(connection, "insert into public.victim values (1, 2, 'x')")
+    return connection
+
+
+@contextlib.contextmanager
+def _nothing_changes(connection: Connection) -> Iterator[None]:
+    before = query(connection, FINGERPRINT)
+    yield
+    assert query(connection, FINGERPRINT) == before
+
+
+def _try(connection: Connection, features: list[str]) -> psycopg.Error | None:
+    """Make a detector and drop it again, or return why it was refused."""
+    try:
+        query(connection, "select relief.create_detector('hostile', 'public.victim', %s)", features)
+    except psycopg.Error as refusal:
+        return refusal
+    query(connection, "select relief.drop_detector('hostile')")
+    return None
+
+
+INJECTIONS = [
+    "a)::float8]; alter role postgres nosuperuser; --",
+    "a); drop table public.victim; --",
+    "a; drop table public.victim",
+    "a); commit; drop table public.victim; --",
+    "a), (b",
+    "a) as value, (b",
+    "a)::float8 from only public.victim union all select (b",
+    "a) as value from only public.victim where (true",
+    "a) from public.victim; delete from public.victim; select (1",
+    "a)::float8], array[(b",
+    "a) -- x",
+    "a /* y",
+    "*/ a",
+    "a\\",
+    "a'",
+    "'a",
+    'a"',
+    '"a',
+    "$$a",
+    "$sql$ || a || $sql$",
+    "$1",
+    "%s",
+    "%1$s",
+    "%L",
+    "{}",
+    "",
+    " ",
+    "\n",
+    "-- only a comment",
+    "/* only a comment */",
+    "*",
+    "victim",
+    "victim.*",
+    "(victim).a + (victim).b * 0 + (victim.*)::text::integer",
+    "a AS",
+    "AS a",
+    "a AS b AS c",
+    'a AS "',
+    'a AS ""',
+    "a AS x; drop table public.victim; --",
+    "(select 1)",
+    "(select count(*) from pg_authid)",
+    "exists (select 1)::integer",
+    "array(select 1)",
+    "(with x as (delete from public.victim returning a) select a from x)",
+    "count(*)",
+    "sum(a)",
+    "sum(a) over ()",
+    "row_number() over ()",
+    "generate_series(1, 2)",
+    "unnest(array[1, 2])",
+    "random()",
+    "nextval('x')",
+    "pg_sleep(1)",
+    "setval('x', 1)",
+    "set_config('search_path', 'x', false)::integer",
+    "lo_import('/etc/passwd')::integer",
+    "pg_read_file('/etc/passwd')::integer",
+    "query_to_xml('drop table public.victim', true, true, '')::text::integer",
+    "clock_timestamp()",
+    "ctid",
+    "tableoid",
+    "xmin::text::integer",
+    "c",
+    "null",
+    "'1'",
+    "true",
+    "a > b",
+    "now()",
+    "array[a]",
+    "zz",
+    "pg_catalog.zz(a)",
+    'b collate "C"',
+    "default",
+    "current_user::text",
+]
+
+
+@pytest.mark.parametrize("expression", INJECTIONS)
+def test_injection_is_refused_and_not_executed(connection: Connection, expression: str) -> None:
+    with _nothing_changes(connection):
+        refusal = _try(connection, [expression])
+    assert refusal is not None
+    assert refusal.sqlstate not in (None, "XX000")
+    assert "hostile" in str(refusal) or "victim" in str(refusal), str(refusal)
+
+
+def test_comment_at_the_end_of_an_expression_ends_with_it(connection: Connection) -> None:
+    with _nothing_changes(connection):
+        assert _try(connection, ["a -- )", "b /* ) */", "a + b /* -- */ AS s"]) is None
+
+
+def test_expression_that_ran_when_it_was_planned_could_change_nothing(connection: Connection) -> None:
+    """A function that lies about being immutable runs as the caller when planned: as any query of the caller's."""
+    query(
+        connection,
+        "create function public.liar() returns integer language plpgsql immutable as "
+        "'begin create role lied; return 1; end'",
+    )
+    with _nothing_changes(connection):
+        refusal = _try(connection, ["public.liar() + a"])
+        assert refusal is not None
+        assert "CREATE ROLE is not allowed in a non-volatile function" in str(refusal)
+
+
+# fmt: off
+TOKENS = [
+    "a", "b", "c", "(", ")", "[", "]", "{", "}", ",", ";", "'", '"', "$$", "$x$", "--", "/*", "*/", "\n", "\\", "%",
+    "1", "x", "+", "*", "::float8", " as ", "select", "union", "from", "public.victim", "drop table public.victim",
+    "é", "\u202e", "🌊",
+]
+# fmt: on
+PIECES = st.lists(st.sampled_from(TOKENS), max_size=9)
+
+
+@given(PIECES)
+@settings(max_examples=250)
+def test_expression_glued_from_pieces_is_refused_or_harmless(connection: Connection, pieces: list[str]) -> None:
+    with _nothing_changes(connection):
+        refusal = _try(connection, ["".join(pieces)])
+    assert refusal is None or refusal.sqlstate not in (None, "XX000"), str(refusal)
+
+
+# Any text but NUL and lone surrogates, which PostgreSQL takes nowhere; up to 63 bytes.
+names = (
+    st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1, max_size=63)
+    | st.text(st.sampled_from("'\"$\\;-%{}[]() .,\n~é🌊"), min_size=1, max_size=40)
+    | st.sampled_from(
+        ["select", "user", "table", "order", "null", "ctid ", "relief_score", "new", "old", "numbers", "o", "t", "s"]
+    )
+).filter(lambda name: len(name.encode()) <= 63)
+LONGEST = "x" * 63
+QUOTES = "\"'$$;--/*%s%1$I%L{}\\"
+
+
+@given(names, names, names, names)
+@example("select", "table", "user", "order")
+@example(LONGEST, LONGEST, LONGEST, LONGEST)
+@example("é" * 31, "🌊" * 15, "ß" * 31, "猫" * 21)
+@example(QUOTES, QUOTES, QUOTES, QUOTES)
+@example("$sql$", "$body$", "$python$", "$$")
+@example("a", "numbers", "verdict", "new")
+@settings(max_examples=40)
+def test_any_names_of_schema_table_column_and_detector_work_through_the_life_cycle(
+    connection: Connection, schema: str, table: str, column: str, detector: str
+) -> None:
+    assume(not schema.startswith("pg_") and schema not in ("relief", "public", "information_schema"))
+    assume(column != "error")
+    named = {name: sql.Identifier(text) for name, text in (("s", schema), ("t", table), ("c", column))}
+
+    def run(statement: str) -> list[object]:
+        return query(connection, sql.SQL(statement).format(**named).as_string(connection))
+
+    with _nothing_changes(connection):
+        run("create schema {s}")
+        try:
+            run("create table {s}.{t} ({c} integer)")
+            relation = sql.SQL("{s}.{t}").format(**named).as_string(connection)
+            features = [sql.Identifier(column).as_string(connection)]
+            query(connection, "select relief.create_detector(%s, %s::regclass, %s)", detector, relation, features)
+            add_model(connection, detector, stump([column]))
+            query(connection, "select relief.promote(%s)", detector)
+            query(connection, "select relief.attach(%s)", detector)
+            inserted = run(
+                "insert into {s}.{t} ({c}) values (-2), (2), (null) returning relief_anomaly_score, relief_deviation"
+            )
+            assert [row[0] for row in inserted] == [0.5, 0.125, None]
+            assert inserted[0][1] == {column: -1.0}
+            scores = run("select {s}.relief_score(x) from {s}.{t} as x")
+            assert scores == [0.5, 0.125, None]
+            row = query(connection, "select jsonb_build_object(%s::text, -2)::text", column)[0]
+            assert value(connection, "select relief.score(%s, %s)", detector, row) == 0.5
+            query(connection, "call relief.backfill(%s)", detector)
+            bad = query(connection, "select result from relief.check() where result <> 'ok'")
+            assert bad == []
+            query(connection, "select relief.drop_detector(%s, drop_columns => true)", detector)
+        finally:
+            query(connection, "delete from relief.detector")
+            run("drop schema {s} cascade")
+
+
+def test_feature_without_a_name_is_called_as_its_column_or_as_it_is_written(connection: Connection) -> None:
+    query(connection, """select relief.create_detector('hostile', 'public.victim', '{A,"\\"b\\"",a+b,"(a)"}')""")
+    assert query(connection, "select name from relief.feature order by position") == ["a", "b", "a+b", "(a)"]
+    query(connection, "select relief.drop_detector('hostile')")
+
+
+@given(names, names)
+@example("a' || (select 1) || '", "x")
+@example(LONGEST, QUOTES)
+@settings(max_examples=40)
+def test_any_names_of_features_are_kept_as_they_are(connection: Connection, first: str, second: str) -> None:
+    assume(first != second and "error" not in (first, second))
+    features = [sql.SQL("{} AS {}").format(sql.SQL(expression), sql.Identifier(name)).as_string(connection)
+                for expression, name in (("a", first), ("b", second))]  # fmt: skip
+    query(connection, "select relief.create_detector('hostile', 'public.victim', %s)", features)
+    try:
+        stored = query(connection, "select name, expression from relief.feature order by position")
+        assert stored == [(first, "a"), (second, "b")]
+        add_model(connection, "hostile", stump([first, second]))
+        query(connection, "select relief.promote('hostile')")
+        deviation = value(connection, """select deviation from relief.detect('hostile', '{"a": 4, "b": -1}')""")
+        assert deviation == {first: 2.0, second: -0.5}
+    finally:
+        query(connection, "select relief.drop_detector('hostile')")
+
+
+@given(st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=12), st.integers(0, 20))
+@settings(max_examples=60)
+def test_any_string_constant_may_stand_in_an_expression(connection: Connection, text: str, number: int) -> None:
+    for literal in (sql.Literal(text).as_string(connection), f"$relief${text}$relief$"):
+        refusal = _try(connection, [f"length({literal}) + a + {number} AS n"])
+        assert refusal is None or "$relief$" in text, str(refusal)
+
+
+@given(names, names)
+@settings(max_examples=40)
+def test_names_that_are_not_there_are_refused(connection: Connection, name: str, column: str) -> None:
+    for statement in (
+        "select relief.promote(%s)",
+        "select relief.attach(%s)",
+        "select relief.detach(%s)",
+        "select relief.drop_detector(%s)",
+        "select relief.add_model(%s, '{}', 'x')",
+        "call relief.backfill(%s)",
+        "select relief.score(%s, '{}')",
+        "select relief.detect(%s, '{}')",
+    ):
+        with _nothing_changes(connection), refused("42704", f'detector "{name}" does not exist'):
+            query(connection, statement, name)
