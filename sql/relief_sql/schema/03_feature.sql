@@ -72,14 +72,16 @@ begin
     else checked.expression
   end;
 
+  -- Of a subquery, the tree holds a second set of these marks, with values of its own: none may be true, and one must be false.
   refusal := case
     when (select count(*) from pg_attribute where attrelid = 'pg_temp._relief_probe'::regclass and attnum > 0) <> 1
       then 'is more than one expression'
-    when tree !~ ':hasAggs false' then 'calls an aggregate function'
-    when tree !~ ':hasWindowFuncs false' then 'calls a window function'
-    when tree !~ ':hasTargetSRFs false' then 'calls a set-returning function'
-    when tree !~ ':hasSubLinks false' then 'contains a subquery'
-    when tree !~ ':quals <>' or tree !~ ':setOperations <>' or tree !~ ':groupClause <>' then 'is more than an expression'
+    when tree ~ ':hasSubLinks true' or tree !~ ':hasSubLinks false' then 'contains a subquery'
+    when tree ~ ':hasAggs true' or tree !~ ':hasAggs false' then 'calls an aggregate function'
+    when tree ~ ':hasWindowFuncs true' or tree !~ ':hasWindowFuncs false' then 'calls a window function'
+    when tree ~ ':hasTargetSRFs true' or tree !~ ':hasTargetSRFs false' then 'calls a set-returning function'
+    when tree ~ ':(quals|setOperations|havingQual|limitCount|limitOffset) \{' or tree !~ ':quals <>' or tree !~ ':setOperations <>'
+      or tree ~ ':(groupClause|distinctClause|sortClause|cteList|rowMarks) \(' or tree !~ ':groupClause <>' then 'is more than an expression'
   end;
   if refusal is null then
     select 'calls the volatile function ' || called.oid::regprocedure into refusal

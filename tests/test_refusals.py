@@ -1,0 +1,282 @@
+"""What Relief refuses: every error names both sides, has an SQLSTATE, and a hint of what to do."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from helpers.database import Database, query, refused, value
+from helpers.forests import add_model, stump
+from helpers.shop import FEATURES, make_orders
+from psycopg import Connection
+from relief_runtime.document import checksum
+
+COLUMNS = "The columns are: id, a, b, note, at, gen, day, flag, span."
+ONE_ROW = "A feature is one expression over one row: columns, operators, and functions that are immutable or stable."
+
+
+@pytest.fixture(scope="module")
+def shop(module_database: Database) -> Connection:
+    connection = module_database.superuser
+    make_orders(connection, rows=10)
+    query(
+        connection,
+        "alter table shop.orders add column at timestamptz, add column gen integer generated always as (a + 1) stored, "
+        "add column day date, add column flag boolean, add column span interval",
+    )
+    query(connection, "create table shop.empty ()")
+    wide = ", ".join(f"c{number} integer" for number in range(101))
+    query(connection, f"create table shop.wide ({wide})")
+    query(connection, "create domain shop.yes as boolean")
+    return connection
+
+
+FEATURE_REFUSALS = [
+    ("zz", "42703", 'feature "zz" cannot be computed on table shop.orders: column "zz" does not exist', COLUMNS),
+    ("a +", "42601", 'feature "a +" cannot be computed on table shop.orders: syntax error', COLUMNS),
+    ("a; select 1", "42601", "cannot be computed on table shop.orders: syntax error", COLUMNS),
+    ("ln(note)", "42883", "cannot be computed on table shop.orders: function ln(text) does not exist", COLUMNS),
+    ("a) as value, (b", "42701", 'shop.orders: column "value" specified more than once', COLUMNS),
+    ("a), (b", "42P17", 'feature "a), (b" of table shop.orders is more than one expression', ONE_ROW),
+    ("a) from only shop.orders union select (b", "42P17", "of table shop.orders is more than an expression", ONE_ROW),
+    ("a) as x from only shop.orders where a > 1 intersect select (b", "42P17", "is more than an expression", ONE_ROW),
+    ("sum(a)", "42P17", 'feature "sum(a)" of table shop.orders calls an aggregate function', ONE_ROW),
+    ("sum(a) over ()", "42P17", "of table shop.orders calls a window function", ONE_ROW),
+    ("generate_series(1, a)", "42P17", "of table shop.orders calls a set-returning function", ONE_ROW),
+    ("(select 1)", "42P17", 'feature "(select 1)" of table shop.orders contains a subquery', ONE_ROW),
+    ("a + (select count(*) from pg_authid)", "42P17", "of table shop.orders contains a subquery", ONE_ROW),
+    (
+        "a + (select sum(i) from generate_series(1, a) as i)",
+        "42P17",
+        "of table shop.orders contains a subquery",
+        ONE_ROW,
+    ),
+    ("case when exists (select) then a end", "42P17", "of table shop.orders contains a subquery", ONE_ROW),
+    ("a * (array(select 1))[1]", "42P17", "of table shop.orders contains a subquery", ONE_ROW),
+    ("a + random()", "42P17", "of table shop.orders calls the volatile function random()", ONE_ROW),
+    ("orders", "0A000", 'feature "orders" of table shop.orders reads the whole row or a system column', COLUMNS[16:-1]),
+    ("tableoid::bigint", "0A000", "of table shop.orders reads the whole row or a system column", "Name columns: id, a"),
+    (
+        "gen",
+        "0A000",
+        'feature "gen" of table shop.orders reads the generated column gen',
+        "write its expression instead",
+    ),
+    ("note", "42804", 'feature "note" of table shop.orders is of type text, not a number', "such as length(…)"),
+    ("flag", "42804", 'feature "flag" of table shop.orders is of type boolean, not a number', "Write (flag)::integer."),
+    ("flag::shop.yes", "42804", "is of type shop.yes, not a number", "Write (flag::shop.yes)::integer."),
+    ("at", "42804", "is of type timestamp with time zone, not a number", "such as extract(hour from at) AS hour."),
+    ("day", "42804", "is of type date, not a number", "such as extract(hour from day) AS hour."),
+    ("span", "42804", "is of type interval, not a number", "such as extract(hour from span) AS hour."),
+    ("null", "42804", 'feature "null" of table shop.orders is of type text, not a number', "such as length(…)"),
+    ("array[a]", "42804", "is of type integer[], not a number", "such as length(…)"),
+    ("a AS " + "x" * 64, "42602", "of table shop.orders needs a name of 1 to 63 bytes", "Name it: a AS short_name"),
+    ("a + " * 20 + "a", "42602", "of table shop.orders needs a name of 1 to 63 bytes", "a AS short_name"),
+    ("a AS error", "42939", 'a feature of table shop.orders is named "error"', "write expression AS another_name"),
+]
+
+
+@pytest.mark.parametrize(
+    ("feature", "sqlstate", "message", "hint"), FEATURE_REFUSALS, ids=[row[0] for row in FEATURE_REFUSALS]
+)
+def test_what_can_not_be_a_feature_is_refused(
+    shop: Connection, feature: str, sqlstate: str, message: str, hint: str
+) -> None:
+    with refused(sqlstate, message, hint):
+        query(shop, "select relief.create_detector('x', 'shop.orders', %s, score_function => false)", [feature])
+
+
+DETECTOR_REFUSALS: dict[str, tuple[str, str, str, str]] = {
+    "no name": ("'', 'shop.orders', '{a}'", "42602", 'detector name "" is not of 1 to 63 bytes', "as its table"),
+    "null name": ("null, 'shop.orders', '{a}'", "42602", 'detector name "<NULL>" is not of 1 to 63 bytes', "as its"),
+    "long name": ("repeat('é', 32), 'shop.orders', '{a}'", "42602", "is not of 1 to 63 bytes", "as its table"),
+    "no table": ("'x', null, '{a}'", "22004", 'detector "x" has no table', "such as 'public.orders'"),
+    "unknown table": ("'x', 'shop.order', '{a}'", "42P01", 'relation "shop.order" does not exist', ""),
+    "no features": ("'x', 'shop.orders', '{}'", "22023", 'detector "x" has no features', "table shop.orders: id, a"),
+    "null features": ("'x', 'shop.orders', null", "22023", 'detector "x" has no features', "Name columns or"),
+    "a null feature": ("'x', 'shop.orders', '{a, null}'", "22023", 'detector "x" has no features', "Name columns"),
+    "both": (
+        "'x', 'shop.orders', '{a}', contamination => 0.1, threshold => 0.6",
+        "22023",
+        'detector "x" is given both contamination 0.1 and threshold 0.6',
+        "Give one of them",
+    ),
+    "contamination 0": ("'x', 'shop.orders', '{a}', 0", "22003", '0 of detector "x" is not in (0, 0.5]', "as 0.01"),
+    "contamination 0.6": ("'x', 'shop.orders', '{a}', 0.6", "22003", "contamination 0.6 of", "share of rows to flag"),
+    "contamination NaN": ("'x', 'shop.orders', '{a}', 'NaN'", "22003", "contamination NaN of", "share of rows to flag"),
+    "threshold 0": (
+        "'x', 'shop.orders', '{a}', threshold => 0",
+        "22003",
+        'threshold 0 of detector "x" is not in (0, 1]',
+        "higher = more anomalous",
+    ),
+    "threshold 2": ("'x', 'shop.orders', '{a}', threshold => 2", "22003", "threshold 2 of", "such as 0.6"),
+    "policy": (
+        "'x', 'shop.orders', '{a}', on_error => 'ignore'",
+        "22023",
+        'on_error of detector "x" is "ignore", not "pass" or "raise"',
+        "raise refuses it",
+    ),
+    "null policy": ("'x', 'shop.orders', '{a}', on_error => null", "22023", 'is "<NULL>", not "pass"', "pass lets"),
+    "time column that is a number": (
+        "'x', 'shop.orders', '{a}', time_column => 'a'",
+        "42703",
+        'time column "a" of detector "x" is not a date or timestamp column of table shop.orders',
+        COLUMNS,
+    ),
+    "unknown time column": ("'x', 'shop.orders', '{a}', time_column => 'zz'", "42703", 'time column "zz" of', COLUMNS),
+    "two features of a name": (
+        "'x', 'shop.orders', '{a, b AS a}', score_function => false",
+        "42701",
+        'two features of table shop.orders are named "a"',
+        "expression AS another_name",
+    ),
+    "no column": (
+        "'x', 'shop.orders', '{1}', score_function => false",
+        "54023",
+        'the features of detector "x" read 0 columns of table shop.orders, not 1 to 100',
+        "Spread the columns over several detectors.",
+    ),
+    "101 columns": (
+        "'x', 'shop.wide', (select array_agg('c' || n) from generate_series(0, 100) as n)",
+        "54023",
+        'the features of detector "x" read 101 columns of table shop.wide, not 1 to 100',
+        "Spread the columns over several detectors.",
+    ),
+    "score function of another": (
+        "'x', 'shop.orders', '{a}'",
+        "42723",
+        'function relief_score(shop.orders) already exists of detector "orders"',
+        "score_function => false",
+    ),
+    "name that is taken": (
+        "'orders', 'shop.orders', '{a}', score_function => false",
+        "42710",
+        'detector "orders" already exists',
+        "select relief.drop_detector('orders');",
+    ),
+    "unknown option": ("'x', 'shop.orders', '{a}', contaminaton => 0.1", "42883", "does not exist", ""),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sqlstate", "message", "hint"), DETECTOR_REFUSALS.values(), ids=DETECTOR_REFUSALS.keys()
+)
+def test_what_can_not_be_a_detector_is_refused(
+    shop: Connection, arguments: str, sqlstate: str, message: str, hint: str
+) -> None:
+    with refused(sqlstate, message, hint):
+        query(shop, f"select relief.create_detector({arguments})")
+    assert query(shop, "select name from relief.detector") == ["orders"]
+
+
+def test_function_that_is_not_reliefs_is_told_without_a_detector(shop: Connection) -> None:
+    query(shop, "create function shop.relief_score(shop.wide) returns float8 language sql as 'select 1.0::float8'")
+    with refused("42723", "function relief_score(shop.wide) already exists", "score_function => false") as _:
+        query(shop, "select relief.create_detector('x', 'shop.wide', '{c1}')")
+    query(shop, "drop function shop.relief_score(shop.wide)")
+
+
+def test_hundred_columns_and_more_features_than_arguments_work(shop: Connection) -> None:
+    names = [f"c{number}" for number in range(100)] + [f"c{number} + 1 AS d{number}" for number in range(100)]
+    query(shop, "select relief.create_detector('wide', 'shop.wide', %s)", names)
+    kept = query(shop, "select f.name from relief.feature as f join relief.detector as d on d.id = detector_id "
+                       "where d.name = 'wide' order by position")  # fmt: skip
+    add_model(shop, "wide", stump(kept))
+    query(shop, "select relief.promote('wide')")
+    query(shop, "select relief.attach('wide')")
+    score, deviation = query(
+        shop, "insert into shop.wide (c0, c99) values (-4, 6) returning relief_anomaly_score, relief_deviation"
+    )[0]
+    assert score == 0.5
+    assert len(deviation) == 200
+    assert (deviation["c0"], deviation["c99"], deviation["d99"]) == (-2.0, 3.0, 3.5)
+    query(shop, "select relief.drop_detector('wide', true)")
+
+
+def _changed(**changes: Any) -> str:
+    return json.dumps({**stump(FEATURES), **changes})
+
+
+HINT = "Store models with the trainer: relief train <detector>, or relief import <file>."
+DOCUMENT_REFUSALS = {
+    "not JSON": ("__import__('os')", "22023", "model document is not JSON", HINT),
+    "format": (_changed(format=2), "22023", "model document has format 2, not 1", HINT),
+    "NaN": (_changed(samples=float("nan")), "22023", "model document contains NaN", HINT),
+    "text for a number": (_changed(average_path_length="1"), "22023", '"average_path_length" of', HINT),
+    "huge count": (_changed(trees=[0] * 3000), "22023", "model document has 3000 trees, not 1 to 2000", HINT),
+    "cycle": (
+        _changed(trees=[{"feature": [0, 0, 0], "value": [1, 1, 1], "missing_left": [0, 0, 0]}]),
+        "22023",
+        "tree 0 has a split without two children",
+        HINT,
+    ),
+    "other features": (
+        json.dumps(stump(["a"])),
+        "55000",
+        'takes the features {a}, but detector "orders" has {a,log_b}',
+        "Train the detector: relief train orders",
+    ),
+    "features in another order": (json.dumps(stump(["log_b", "a"])), "55000", "the features {log_b,a}", "relief train"),
+    "NUL in a name": (_changed(features=[{"name": "\0", "kind": "number"}] * 2), "22P05", "unsupported Unicode", ""),
+    "lone surrogate in a name": (_changed(features=[{"name": "\ud800", "kind": "number"}] * 2), "22P02", "", ""),
+    "text in the profile": (_changed(profile={"a": {"mean": "x"}}), "22P02", 'invalid input syntax for type', ""),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("document", "sqlstate", "message", "hint"), DOCUMENT_REFUSALS.values(), ids=DOCUMENT_REFUSALS.keys()
+)
+def test_document_that_can_not_be_scored_with_is_not_stored(
+    shop: Connection, document: str, sqlstate: str, message: str, hint: str
+) -> None:
+    with refused(sqlstate, message, hint):
+        add_model(shop, "orders", document)
+    assert value(shop, "select count(*) from relief.model") == 0
+
+
+@pytest.mark.parametrize(("document", "key"), [("{}", "0"), (_changed(), checksum("{}")), (None, "0"), ("{}", None)])
+def test_document_without_its_checksum_is_not_stored(shop: Connection, document: str | None, key: str | None) -> None:
+    with refused():
+        query(shop, "select relief.add_model('orders', %s, %s)", document, key)
+    assert value(shop, "select count(*) from relief.model") == 0
+
+
+def test_document_without_a_profile_scores_without_deviations(orders: Connection) -> None:
+    for profile in ({}, {"a": {}}, {"a": None, "log_b": {"mean": 1.0, "stddev": 0.0}}):
+        add_model(orders, "orders", stump(FEATURES, profile=profile))
+        query(orders, "select relief.promote('orders')")
+        score, deviation = query(
+            orders, """select score, deviation from relief.detect('orders', '{"a": 1, "b": 1}')"""
+        )[0]
+        assert score == 0.125
+        assert deviation["a"] is None
+
+
+def test_row_that_does_not_fit_the_model_is_refused(orders: Connection) -> None:
+    add_model(orders, "orders", stump(FEATURES))
+    query(orders, "select relief.promote('orders')")
+    for numbers, message in (
+        ("{1}", "model takes 2 features, not 1"),
+        ("{{1,2}}", "model takes 2 features, not 1"),
+        (None, ""),
+    ):
+        with refused("22023", f"row cannot be scored: {message}"):
+            query(orders, "select shop._relief_verdict_orders(%s, null)", numbers)
+    with refused("22023", "this version of Relief scores numbers alone"):
+        query(orders, "select shop._relief_verdict_orders('{1,2}', '{red}')")
+
+
+def test_direct_calls_of_the_runtime_cannot_score_with_what_was_not_validated(orders: Connection) -> None:
+    with refused("22023", "row cannot be scored"):
+        query(orders, "select relief._score('0', '', '{1}', null)")
+    with refused("22023", "model document has checksum"):
+        query(orders, "select relief._load('0', %s)", _changed())
+    assert value(orders, "select relief._have('0')") is None
+
+
+def test_grants_to_unknown_roles_are_refused(orders: Connection) -> None:
+    for verb in ("grant_usage", "grant_admin"):
+        with refused("42704", 'role "nobody_at_all" does not exist'):
+            query(orders, f"select relief.{verb}('nobody_at_all')")
