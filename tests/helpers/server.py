@@ -28,7 +28,7 @@ def running_server() -> Iterator[str]:
 
 @contextlib.contextmanager
 def _container(image: str) -> Iterator[str]:
-    from testcontainers.postgres import PostgresContainer
+    from testcontainers.community.postgres import PostgresContainer
 
     with PostgresContainer(image, driver=None) as container:
         for name, content in artefacts().items():
