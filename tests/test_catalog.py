@@ -1,0 +1,266 @@
+"""What an installation consists of: the same by extension and by script, all of it commented, pinned and closed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from helpers.database import Database, query, refused, value
+from helpers.forests import add_model, stump
+from helpers.server import install
+from helpers.shop import COMPANIONS, FEATURES, make_orders
+
+# One query a kind of object; nothing in the result may depend on object ids.
+CATALOG = {
+    "functions": """
+        select p.oid::regprocedure::text, pg_get_functiondef(p.oid), p.provolatile, p.proparallel, p.prosecdef,
+               p.procost, p.proowner::regrole::text, p.proacl::text, p.proconfig, obj_description(p.oid, 'pg_proc')
+        from pg_proc as p where p.pronamespace = 'relief'::regnamespace""",
+    "relations": """
+        select c.relname, c.relkind, c.relowner::regrole::text, c.relacl::text, c.relrowsecurity, c.relforcerowsecurity,
+               obj_description(c.oid, 'pg_class')
+        from pg_class as c where c.relnamespace = 'relief'::regnamespace""",
+    "columns": """
+        select a.attrelid::regclass::text, a.attnum, a.attname, format_type(a.atttypid, a.atttypmod), a.attnotnull,
+               a.attidentity, a.attacl::text, pg_get_expr(d.adbin, d.adrelid), col_description(a.attrelid, a.attnum)
+        from pg_attribute as a
+        join pg_class as c on c.oid = a.attrelid
+        left join pg_attrdef as d on d.adrelid = a.attrelid and d.adnum = a.attnum
+        where c.relnamespace = 'relief'::regnamespace and a.attnum > 0""",
+    "constraints": """
+        select conrelid::regclass::text, conname, pg_get_constraintdef(oid)
+        from pg_constraint where connamespace = 'relief'::regnamespace""",
+    "indexes": "select indexrelid::regclass::text, pg_get_indexdef(indexrelid) from pg_index as i "
+    "join pg_class as c on c.oid = i.indrelid where c.relnamespace = 'relief'::regnamespace",
+    "policies": "select p.polrelid::regclass::text, p.polname, p.polcmd, p.polpermissive, p.polroles::text, "
+    "pg_get_expr(p.polqual, p.polrelid), pg_get_expr(p.polwithcheck, p.polrelid), obj_description(p.oid, 'pg_policy') "
+    "from pg_policy as p",
+    "triggers": "select pg_get_triggerdef(oid), tgenabled, obj_description(oid, 'pg_trigger') from pg_trigger "
+    "where not tgisinternal",
+    "types": "select t.oid::regtype::text, t.typtype, t.typowner::regrole::text, t.typacl::text, "
+    "obj_description(t.oid, 'pg_type') from pg_type as t where t.typnamespace = 'relief'::regnamespace",
+    "schema": "select nspowner::regrole::text, nspacl::text, obj_description(oid, 'pg_namespace') from pg_namespace "
+    "where nspname = 'relief'",
+}
+
+# Functions that can't pin their search_path, and why.
+UNPINNED = {
+    "relief._have": "pure Python, no SQL; a setting would cost a microsecond a row",
+    "relief._load": "pure Python, no SQL; a setting would cost a microsecond a row",
+    "relief._score": "pure Python, no SQL; a setting would cost a microsecond a row",
+    "relief._deviation": "a parsed body, whose names are resolved; a setting would forbid to inline it",
+    "relief.backfill": "a procedure that commits can't have a setting",
+}
+
+# What generated functions call, with the rights of whoever scores.
+PUBLIC = {
+    "relief._have(text)",
+    "relief._load(text,text)",
+    "relief._score(text,text,double precision[],text[])",
+    "relief._document(text)",
+    "relief._deviation(double precision,double precision,double precision)",
+    "relief._no_model(text)",
+}
+
+
+@pytest.fixture(scope="module", params=[pytest.param("extension", marks=pytest.mark.extension), "script"])
+def installed(request: pytest.FixtureRequest, server: str) -> Iterator[Database]:
+    """Return a fresh database with Relief installed in either way."""
+    made = Database(server)
+    install(made.superuser, by_extension=request.param == "extension")
+    yield made
+    made.drop()
+
+
+@pytest.mark.extension
+def test_extension_and_script_install_the_same(server: str) -> None:
+    by_extension, by_script = Database(server), Database(server)
+    try:
+        install(by_extension.superuser, by_extension=True)
+        install(by_script.superuser, by_extension=False)
+        for kind, statement in CATALOG.items():
+            one, other = (sorted(map(repr, database.query(statement))) for database in (by_extension, by_script))
+            assert one == other, kind
+            assert one, kind
+    finally:
+        by_extension.drop()
+        by_script.drop()
+
+
+def test_every_object_has_a_comment(installed: Database) -> None:
+    uncommented = """
+        select p.oid::regprocedure::text from pg_proc as p
+        where pronamespace = 'relief'::regnamespace and obj_description(oid, 'pg_proc') is null
+        union all
+        select relname from pg_class
+        where relnamespace = 'relief'::regnamespace and relkind = 'r' and obj_description(oid, 'pg_class') is null
+        union all
+        select oid::regtype::text from pg_type as t
+        where typnamespace = 'relief'::regnamespace and obj_description(oid, 'pg_type') is null
+          and exists (select from pg_class where oid = t.typrelid and relkind = 'c')
+        union all
+        select polname from pg_policy where obj_description(oid, 'pg_policy') is null
+        union all
+        select tgname from pg_trigger where not tgisinternal and obj_description(oid, 'pg_trigger') is null
+        union all
+        select nspname from pg_namespace where nspname = 'relief' and obj_description(oid, 'pg_namespace') is null
+    """
+    assert installed.query(uncommented) == []
+
+
+def test_every_function_pins_its_search_path_or_has_a_reason_not_to(installed: Database) -> None:
+    unpinned = """
+        select format('%I.%I', n.nspname, p.proname) from pg_proc as p join pg_namespace as n on n.oid = p.pronamespace
+        where nspname = 'relief' and proconfig is distinct from '{"search_path=pg_catalog, pg_temp"}'
+    """
+    assert set(installed.query(unpinned)) == set(UNPINNED)
+
+
+def test_nothing_more_is_open_to_everybody_than_what_scoring_calls(installed: Database) -> None:
+    open_to_all = """
+        select p.oid::regprocedure::text from pg_proc as p
+        where pronamespace = 'relief'::regnamespace and has_function_privilege('public', oid, 'execute')
+    """
+    assert set(installed.query(open_to_all)) == PUBLIC
+    relations = """
+        select relname from pg_class where relnamespace = 'relief'::regnamespace and relkind in ('r', 'v', 'S')
+          and (case relkind when 'S' then has_sequence_privilege('public', oid, 'usage, select, update')
+               else has_any_column_privilege('public', oid, 'select, insert, update, references')
+                    or has_table_privilege('public', oid, 'delete, truncate, trigger') end)
+    """
+    assert installed.query(relations) == []
+    assert installed.value("select has_schema_privilege('public', 'relief', 'usage, create')") is False
+
+
+def test_definer_rights_are_where_they_are_the_point(installed: Database) -> None:
+    definers = "select proname::text from pg_proc where pronamespace = 'relief'::regnamespace and prosecdef order by 1"
+    assert installed.query(definers) == ["_document", "_find"]
+
+
+def test_what_is_parallel_safe_reaches_no_python_that_queries(installed: Database) -> None:
+    labels = dict(
+        installed.query(
+            "select proname::text, proparallel from pg_proc as p join pg_language as l on l.oid = p.prolang "
+            "where pronamespace = 'relief'::regnamespace and lanname = 'plpython3u'"
+        )
+    )
+    assert labels == {"_have": "s", "_load": "s", "_score": "s"}
+    assert (
+        installed.query(
+            "select proname::text from pg_proc where prosrc like '%plpy.execute%' or prosrc like '%plpy.prepare%'"
+        )
+        == []
+    )
+
+
+def test_whatever_depends_on_the_promoted_model_is_stable(database: Database) -> None:
+    _attach(database)
+    labels = database.query(
+        "select distinct provolatile from pg_proc "
+        "where pronamespace = 'shop'::regnamespace and proname <> '_relief_trigger_orders'"
+    )
+    assert labels == ["s"]
+    with refused("42P17", "functions in index expression must be marked IMMUTABLE"):
+        database.query("create index on shop.orders (shop.relief_score(orders))")
+
+
+def _attach(database: Database) -> None:
+    make_orders(database.superuser)
+    add_model(database.superuser, "orders", stump(FEATURES))
+    database.query("select relief.promote('orders')")
+    database.query("select relief.attach('orders')")
+
+
+def test_generated_functions_have_comments_costs_and_no_definer_rights_but_the_trigger(installed: Database) -> None:
+    _attach(installed)
+    generated = """
+        select p.proname::text, prosecdef, proconfig is not null,
+               obj_description(oid, 'pg_proc') like 'Relief, detector "orders": %', has_function_privilege('public', oid, 'execute')
+        from pg_proc as p where pronamespace = 'shop'::regnamespace order by 1
+    """
+    assert installed.query(generated) == [
+        ("_relief_deviation_orders", False, False, True, True),
+        ("_relief_features_orders", False, False, True, True),
+        ("_relief_trigger_orders", True, True, True, False),
+        ("_relief_verdict_orders", False, False, True, True),
+        ("relief_score", False, False, True, True),
+    ]
+    comment = "select obj_description(oid, 'pg_trigger') from pg_trigger where tgname = '~relief'"
+    assert installed.value(comment).startswith('Relief, detector "orders"')
+    installed.query("select relief.drop_detector('orders', true)")
+    installed.query("drop schema shop cascade")
+
+
+def test_second_installation_is_refused(installed: Database) -> None:
+    with refused():
+        install(installed.superuser, by_extension=False)
+    installed.superuser.rollback()
+    assert installed.value("select count(*) from relief.detector") == 0
+
+
+DEPENDENTS = """
+    select coalesce(objid::regprocedure::text, '') from pg_depend
+    where classid = 'pg_proc'::regclass and deptype = 'x' and refclassid = 'pg_extension'::regclass
+    union all
+    select tgname from pg_depend join pg_trigger on pg_trigger.oid = objid
+    where classid = 'pg_trigger'::regclass and deptype = 'x'
+    order by 1
+"""
+EXPECTED_DEPENDENTS = [
+    "shop._relief_deviation_orders(double precision[],text[])",
+    "shop._relief_features_orders(integer,double precision)",
+    "shop._relief_trigger_orders()",
+    "shop._relief_verdict_orders(double precision[],text[])",
+    "shop.relief_score(shop.orders)",
+    "~relief",
+]
+
+
+@pytest.mark.extension
+def test_generated_objects_depend_on_the_extension_after_every_promotion(database: Database) -> None:
+    _attach(database)
+    for _ in range(3):
+        assert database.query(DEPENDENTS) == EXPECTED_DEPENDENTS
+        add_model(database.superuser, "orders", stump(FEATURES))
+        database.query("select relief.promote('orders')")
+
+
+@pytest.mark.extension
+def test_extension_can_be_dropped_and_inserts_go_on(database: Database) -> None:
+    _attach(database)
+    sessions = [database.connect(), database.connect()]
+    for session in sessions:
+        query(session, "insert into shop.orders (a, b) values (-1, 1)")
+    database.query("drop extension relief")
+    for session in (*sessions, database.connect()):
+        query(session, "insert into shop.orders (a, b) values (-1, 1)")
+        query(session, "update shop.orders set a = 3 where id = 501")
+    assert database.query("select proname from pg_proc where pronamespace = 'shop'::regnamespace") == []
+    assert database.value("select count(*) from pg_trigger where tgname = '~relief'") == 0
+    assert query(database.superuser, f"select {COMPANIONS} from shop.orders where id = 502")[0][0] == 0.5
+    database.query("create extension relief cascade")
+    database.query("select relief.create_detector('orders', 'shop.orders', '{a, ln(b) AS log_b}')")
+    database.query("select relief.attach('orders')")
+
+
+@pytest.mark.extension
+def test_extension_with_an_attached_partitioned_table_can_be_dropped(database: Database) -> None:
+    database.query("create table public.part (a integer, b float8) partition by list (a)")
+    database.query("create table public.part_1 partition of public.part default")
+    database.query("select relief.create_detector('part', 'public.part', '{a, ln(b) AS log_b}')")
+    database.query("select relief.attach('part')")
+    database.query("insert into public.part values (1, 1)")
+    database.query("drop extension relief")
+    database.query("insert into public.part values (1, 1)")
+    assert database.value("select count(*) from pg_trigger where tgname = '~relief'") == 0
+
+
+def test_schema_installed_by_script_can_be_dropped_and_inserts_go_on(empty_database: Database) -> None:
+    install(empty_database.superuser, by_extension=False)
+    _attach(empty_database)
+    with refused("2BP01", "cannot drop schema relief because other objects depend on it"):
+        empty_database.query("drop schema relief")
+    empty_database.query("drop schema relief cascade")
+    session = empty_database.connect()
+    reason = value(session, "insert into shop.orders (a, b) values (-1, 1) returning relief_deviation ->> 'error'")
+    assert "_relief_verdict_orders" in reason
