@@ -175,7 +175,8 @@ def test_generated_functions_have_comments_costs_and_no_definer_rights_but_the_t
     _attach(installed)
     generated = """
         select p.proname::text, prosecdef, proconfig is not null,
-               obj_description(oid, 'pg_proc') like 'Relief, detector "orders": %', has_function_privilege('public', oid, 'execute')
+               obj_description(oid, 'pg_proc') like 'Relief, detector "orders": %',
+               has_function_privilege('public', oid, 'execute')
         from pg_proc as p where pronamespace = 'shop'::regnamespace order by 1
     """
     assert installed.query(generated) == [

@@ -1,0 +1,78 @@
+"""Dump and restore: a restored database scores as the old one did."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from helpers.database import Database, query
+from helpers.forests import train
+from helpers.server import install
+from helpers.shop import COMPANIONS, make_orders
+
+from relief_trainer.cluster import find_server
+
+STATE = {
+    "scores": f"select id, shop.relief_score(o), {COMPANIONS} from shop.orders as o order by id",
+    "detectors": "select name, relation::text, columns, promoted_version, created_by from relief.detector",
+    "features": "select * from relief.feature order by detector_id, position",
+    "models": "select version, checksum, threshold, features, md5(document) from relief.model order by id",
+    "profiles": "select * from relief.profile order by model_id",
+    "check": "select * from relief.check()",
+    "functions": "select proname, proowner::regrole::text, proacl::text, proparallel, provolatile, "
+    "obj_description(oid, 'pg_proc') from pg_proc where pronamespace = 'shop'::regnamespace order by 1",
+}
+
+
+@pytest.fixture(params=[pytest.param("extension", marks=pytest.mark.extension), "script"])
+def original(request: pytest.FixtureRequest, empty_database: Database) -> Database:
+    database = empty_database
+    install(database.superuser, by_extension=request.param == "extension")
+    app = database.role("app")
+    query(database.superuser, "select relief.grant_admin(%s)", app)
+    query(database.superuser, f"create schema shop authorization {app}")
+    connection = database.connect(app)
+    make_orders(connection, schema=False)
+    train(connection, "orders", seed=1, promote=False)
+    train(connection, "orders", seed=2)
+    query(connection, "select relief.attach('orders')")
+    query(connection, "call relief.backfill('orders')")
+    return database
+
+
+@pytest.fixture
+def target(server: str) -> Iterator[Database]:
+    made = Database(server)
+    yield made
+    made.drop()
+
+
+def _run(program: str, *arguments: str) -> None:
+    finished = subprocess.run([find_server() / program, *arguments], capture_output=True, text=True)
+    assert finished.returncode == 0, finished.stderr
+    assert finished.stderr == ""
+
+
+@pytest.mark.parametrize("form", ["custom", "plain"])
+def test_restored_database_scores_as_before(original: Database, target: Database, form: str, tmp_path: Path) -> None:
+    before = {name: original.query(statement) for name, statement in STATE.items()}
+    dump = str(tmp_path / "dump")
+    _run("pg_dump", "--dbname", original.dsn(), "--format", form, "--file", dump)
+    if form == "custom":
+        _run("pg_restore", "--dbname", target.dsn(), "--exit-on-error", dump)
+    else:
+        _run("psql", target.dsn(), "--quiet", "--output", "/dev/null", "--set", "ON_ERROR_STOP=1", "--file", dump)
+    assert {name: target.query(statement) for name, statement in STATE.items()} == before
+
+    insert = f"insert into shop.orders (a, b) values (-100, 1), (1, 1) returning {COMPANIONS}"
+    assert target.query(insert) == original.query(insert)
+    trained = train(target.superuser, "orders", seed=3)
+    assert trained.version == 3
+    target.query("call relief.backfill('orders')")
+    assert target.value("select count(*) from shop.orders where relief_model_version is distinct from 3") == 0
+    reason = target.value("insert into shop.orders (a, b) values (1, -1) returning relief_deviation ->> 'error'")
+    assert reason == "cannot take logarithm of a negative number"
+    target.query("select relief.create_detector('second', 'shop.orders', '{a}', score_function => false)")
+    target.query("select relief.drop_detector('orders', drop_columns => true)")
