@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 
-import psycopg
 import pytest
-from helpers.database import query, refused, value
+from helpers.database import Database, query, refused, value
 from helpers.forests import add_model, stump, train
 from helpers.shop import FEATURES
 from psycopg import Connection
@@ -129,8 +128,10 @@ def test_two_detectors_share_a_table_but_not_relief_score(orders: Connection) ->
     assert value(orders, "select count(shop.relief_score(o)) from shop.orders as o") == 500
 
 
-def test_score_reads_nothing_but_the_row_and_works_in_a_read_only_transaction(orders: Connection) -> None:
+def test_score_reads_nothing_but_the_row_and_works_in_a_read_only_transaction(
+    database: Database, orders: Connection
+) -> None:
     train(orders, "orders")
-    with psycopg.connect(orders.info.dsn, options="-c default_transaction_read_only=on") as reader:
-        assert value(reader, """select relief.score('orders', '{"a": 1, "b": 1}')""") > 0
-        assert value(reader, "select count(shop.relief_score(o)) from shop.orders as o") == 500
+    reader = database.connect(options="-c default_transaction_read_only=on")
+    assert value(reader, """select relief.score('orders', '{"a": 1, "b": 1}')""") > 0
+    assert value(reader, "select count(shop.relief_score(o)) from shop.orders as o") == 500

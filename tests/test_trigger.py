@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import psycopg
 import pytest
 from helpers.database import Database, query, refused, value
 from helpers.forests import add_model, stump, train
@@ -181,13 +180,14 @@ def test_change_by_an_earlier_trigger_is_what_is_scored(attached: Connection) ->
         ("alter schema shop rename to shop2", 'schema "shop" does not exist'),
     ],
 )
-def test_insert_survives_a_changed_table_and_tells_why(attached: Connection, change: str, reason: str) -> None:
+def test_insert_survives_a_changed_table_and_tells_why(
+    database: Database, attached: Connection, change: str, reason: str
+) -> None:
     _insert(attached, "(2, 1)")
     query(attached, change)
     table = "shop2.orders" if "shop2" in change else "shop.orders"
     insert = f"insert into {table} (a) values ('2') returning {COMPANIONS}"
-    with psycopg.connect(attached.info.dsn, autocommit=True) as session:
-        score, flag, told, version = query(session, insert)[0]
+    score, flag, told, version = query(database.connect(), insert)[0]
     assert (score, flag, version) == (None, None, None)
     assert reason in told["error"]
     # A session that was open before may tell another reason: PL/pgSQL keeps the types of what it planned.
@@ -198,13 +198,12 @@ def test_insert_survives_a_changed_table_and_tells_why(attached: Connection, cha
 
 
 @pytest.mark.parametrize("column", COMPANIONS.split(", "))
-def test_insert_survives_a_dropped_companion_column(attached: Connection, column: str) -> None:
+def test_insert_survives_a_dropped_companion_column(database: Database, attached: Connection, column: str) -> None:
     _insert(attached, "(2, 1)")
     query(attached, f"alter table shop.orders drop column {column}")
-    with psycopg.connect(attached.info.dsn, autocommit=True) as new_session:
-        for session in (attached, new_session):
-            query(session, "insert into shop.orders (a, b) values (2, 1)")
-            query(session, "update shop.orders set a = 3 where id = 501")
+    for session in (attached, database.connect()):
+        query(session, "insert into shop.orders (a, b) values (2, 1)")
+        query(session, "update shop.orders set a = 3 where id = 501")
     assert f"companion column {column} is missing" in value(
         attached, "select result from relief.check() where \"check\" = 'detector orders'"
     )
