@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import os
+import secrets
 from collections.abc import Iterator
 
 import psycopg
@@ -30,7 +31,8 @@ def running_server() -> Iterator[str]:
 def _container(image: str) -> Iterator[str]:
     from testcontainers.community.postgres import PostgresContainer
 
-    with PostgresContainer(image, driver=None) as container:
+    # Engines publish a port to the whole network by default.
+    with PostgresContainer(image, password=secrets.token_hex(), driver=None) as container:
         for name, content in artefacts().items():
             encoded = base64.b64encode(content.encode()).decode()
             place = f"$(pg_config --sharedir)/extension/{name}"
