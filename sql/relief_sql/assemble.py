@@ -29,6 +29,7 @@ def install_script() -> str:
             f"--   psql -v ON_ERROR_STOP=1 -f relief-{__version__}-install.sql",
             "begin;",
             "set local client_min_messages = warning;",
+            "set local search_path = pg_catalog, pg_temp;",
             "create extension if not exists plpython3u;",
             "create schema relief;",
             "comment on schema relief is 'Relief: anomaly detection inside PostgreSQL.';",
