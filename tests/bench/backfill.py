@@ -9,15 +9,23 @@ from sklearn.ensemble import IsolationForest
 from relief_trainer.flights import ROWS
 from tests.bench.measure import medians, say, seconds
 from tests.bench.result import Result
-from tests.bench.server import FEATURES, Connection, connect, copy_table, create_detector, document, promote_copy
-from tests.bench.server import trained_server as start_server
+from tests.bench.server import (
+    FEATURES,
+    Connection,
+    connect,
+    copy_table,
+    create_detector,
+    document,
+    promote_copy,
+    trained_server,
+)
 
 REPETITIONS = 3
 
 
 def backfill() -> list[Result]:
     """Measure relief.backfill of all flights, against a script with pandas and scikit-learn."""
-    with start_server() as cluster, connect(cluster) as connection:
+    with trained_server() as cluster, connect(cluster) as connection:
         forest = _fit(connection)
         say(f"  {ROWS:,} rows, {REPETITIONS} times each")
         taken = medians(
@@ -67,4 +75,4 @@ def _score_outside(connection: Connection, forest: IsolationForest) -> None:
 def _fetch(connection: Connection, table: str) -> pd.DataFrame:
     columns = ["id", *FEATURES]
     rows = connection.execute(f"select {', '.join(columns)} from {table}").fetchall()
-    return pd.DataFrame(rows, columns=columns, dtype=np.float64)
+    return pd.DataFrame(rows, columns=columns).astype(dict.fromkeys(FEATURES, np.float64))

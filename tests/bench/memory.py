@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from relief_runtime.session import MODELS_KEPT
+
 from tests.bench.measure import private_megabytes, say
 from tests.bench.result import Bar, Result
 from tests.bench.server import Connection, connect, copy_table, create_detector, document, promote_copy, trained_server
 
-MODELS = 8
+# A session keeps no more.
+MODELS = MODELS_KEPT - 1
 PROMOTIONS = 200
 # Enough that a session has compiled the whole forest, its largest state.
 ROWS = 1_000
