@@ -84,9 +84,9 @@ class Cluster:
         lasting: bool = False,
     ) -> None:
         self._lasting = lasting
-        self.directory = Path(tempfile.mkdtemp(prefix="relief-"))
         self.bin = find_server()
         self._account = _server_account()
+        self.directory = Path(tempfile.mkdtemp(prefix="relief-"))
         self._settings = {
             "listen_addresses": "",
             "unix_socket_directories": str(self.directory),
