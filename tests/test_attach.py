@@ -117,6 +117,14 @@ def test_column_of_the_same_name_and_another_type_is_refused(promoted: Connectio
     assert query(promoted, TRIGGERS) == []
 
 
+@pytest.mark.parametrize("definition", ["boolean not null default false", "boolean generated always as (a > 0) stored"])
+def test_column_that_could_not_take_a_null_is_refused(promoted: Connection, definition: str) -> None:
+    query(promoted, f"alter table shop.orders add column relief_is_anomaly {definition}")
+    kind = definition.split()[1].replace("not", "not null")
+    with refused("42P16", f'column "relief_is_anomaly" of table shop.orders is {kind}', "rename yours, or alter it"):
+        query(promoted, "select relief.attach('orders')")
+
+
 def test_detach_keeps_columns_and_what_is_in_them(promoted: Connection) -> None:
     query(promoted, "select relief.attach('orders')")
     query(promoted, "insert into shop.orders (a, b) values (-2, 1)")

@@ -1,4 +1,4 @@
-"""The generated SQL holds nothing by which an object that somebody put into a schema could be called instead of ours."""
+"""The generated SQL names nothing in a way that lets somebody's object be taken for ours."""
 
 from __future__ import annotations
 

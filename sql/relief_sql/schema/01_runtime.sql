@@ -74,18 +74,23 @@ create function relief._deviation(value double precision, mean double precision,
   immutable
   parallel safe
 return case
-  when value is null or value = 'NaN'::double precision or mean is null or stddev is null then null
-  when stddev > 0 then
+  -- No operation here may overflow or underflow, which PostgreSQL takes for an error: a deviation must not cost a row its score.
+  when value is null or value = 'NaN'::double precision then null
+  when mean is null or stddev is null or abs(mean) > 1e290 or stddev > 1e290 then null
+  when stddev > 1e-300 then
     case
-      when value >= mean + 1e6 * stddev then 1e6
-      when value <= mean - 1e6 * stddev then -1e6
+      when value - mean >= 1e6 * stddev then 1e6
+      when value - mean <= -1e6 * stddev then -1e6
+      when abs(value - mean) < 1e-4 * stddev then 0
       else round((value - mean) / stddev * 1000) / 1000
     end
-  else 1e6 * sign(value - mean)
+  when value > mean then 1e6
+  when value < mean then -1e6
+  else 0
 end;
 comment on function relief._deviation(double precision, double precision, double precision) is
   'Returns how many standard deviations a value lies from the mean, signed, to three decimals, never beyond 1000000: that stands '
-  'for anything farther, for infinities, and for any departure from a history that was constant.';
+  'for anything farther, for infinities, and for any departure from a history that was constant. NULL if the history isn''t finite.';
 
 create function relief._no_model(detector text)
   returns double precision[]

@@ -79,7 +79,7 @@ begin
   begin
     execute format('select %s from jsonb_populate_record(null::%s, $1) as o', target.features, target.relation)
       into numbers using row_values;
-  exception when data_exception then
+  exception when data_exception or integrity_constraint_violation or plpgsql_error or external_routine_exception then
     if target.on_error = 'raise' then
       raise;
     end if;

@@ -98,6 +98,15 @@ begin
     raise exception '%', clash
       using errcode = 'duplicate_column', hint = 'Relief writes its results into columns of these names; rename yours.';
   end if;
+  select format('column "%s" of table %s is %s', c.name, d.relation, case when a.attnotnull then 'not null' else 'generated' end) into clash
+  from relief._companion_columns() as c
+  join pg_attribute as a on a.attrelid = d.relation and a.attname = c.name and not a.attisdropped
+  where a.attnotnull or a.attgenerated <> ''
+  limit 1;
+  if found then
+    raise exception '%', clash
+      using errcode = 'invalid_table_definition', hint = 'Relief writes NULL there for a row that it cannot score; rename yours, or alter it.';
+  end if;
   select string_agg(format('add column %I %s', c.name, c.type), ', ') into additions
   from relief._companion_columns() as c
   where not exists (select from pg_attribute as a where a.attrelid = d.relation and a.attname = c.name and not a.attisdropped);

@@ -1,0 +1,167 @@
+"""Features: expressions over columns of any type, resolved once, and how far they deviate from the profile."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import pytest
+from helpers.database import Database, query, refused, value
+from helpers.forests import add_model, fetch_features, stump
+from hypothesis import example, given
+from hypothesis import strategies as st
+from psycopg import Connection
+
+
+@pytest.fixture
+def shop(database: Database) -> Connection:
+    connection = database.superuser
+    query(
+        connection,
+        """
+        create schema shop;
+        create type shop.state as enum ('new', 'paid');
+        create domain shop.amount as numeric(12, 2) check (value >= 0);
+        create type shop.size as (width integer, height integer);
+        create table shop.parcel (
+          state shop.state, price shop.amount, size shop.size, tags text[], at timestamptz, sent boolean, body jsonb,
+          fixed char(3), span tstzrange
+        );
+        insert into shop.parcel values
+          ('paid', 9.5, (2, 3), '{a,b}', '2026-01-01 13:00+00', true, '{"w": 7}', 'abc', '[2026-01-01, 2026-01-02)'),
+          (null, null, null, null, null, null, null, null, null);
+        """,
+    )
+    query(connection, "set timezone = 'UTC'")
+    return connection
+
+
+FEATURES = {
+    "(state = 'paid')::integer AS paid": 1.0,
+    "price": 9.5,
+    "(size).width * (size).height AS area": 6.0,
+    "cardinality(tags) AS tags": 2.0,
+    "extract(hour from at) AS hour": 13.0,
+    "sent::integer AS sent": 1.0,
+    "(body ->> 'w')::float8 AS weight": 7.0,
+    "length(fixed) AS letters": 3.0,
+    "extract(epoch from upper(span) - lower(span)) AS seconds": 86400.0,
+    "case when sent then price end AS sent_price": 9.5,
+    "coalesce(price, -1) AS known_price": 9.5,
+}
+
+
+def test_features_read_columns_of_any_type(shop: Connection) -> None:
+    query(shop, "select relief.create_detector('parcel', 'shop.parcel', %s)", list(FEATURES))
+    rows = fetch_features(shop, "parcel")
+    assert rows[0].tolist() == list(FEATURES.values())
+    assert [math.isnan(number) for number in rows[1]] == [True] * 10 + [False]
+    names = query(shop, "select name from relief.feature order by position")
+    add_model(shop, "parcel", stump(names))
+    query(shop, "select relief.promote('parcel')")
+    query(shop, "select relief.attach('parcel')")
+    columns = "state, price, size, tags, at, sent, body, fixed, span"
+    query(shop, f"insert into shop.parcel ({columns}) select {columns} from shop.parcel")
+    assert query(shop, "select relief_anomaly_score from shop.parcel order by ctid") == [None, None, 0.125, 0.5]
+    by_name = "select relief.score('parcel', to_jsonb(p)) from shop.parcel as p where relief_anomaly_score is not null"
+    assert query(shop, by_name) == [0.125, 0.5]
+
+
+def test_names_are_looked_up_once_in_the_callers_path(shop: Connection) -> None:
+    for schema, factor in (("shop", 2), ("public", 3)):
+        query(
+            shop,
+            f"create function {schema}.scaled(numeric) returns numeric language sql immutable return $1 * {factor}",
+        )
+    query(shop, "set search_path = shop")
+    query(shop, "select relief.create_detector('parcel', 'parcel', '{scaled(price) AS x}')")
+    query(shop, "set search_path = public")
+    assert fetch_features(shop, "parcel")[0].tolist() == [19.0]
+    query(shop, "select relief.drop_detector('parcel')")
+    query(shop, "select relief.create_detector('parcel', 'shop.parcel', '{scaled(price) AS x}', name_path => 'public')")
+    assert fetch_features(shop, "parcel")[0].tolist() == [28.5]
+    assert value(shop, "show search_path") == "public"
+
+
+def test_function_that_a_feature_calls_can_be_renamed_but_not_dropped(shop: Connection) -> None:
+    query(shop, "create function shop.scaled(numeric) returns numeric language sql immutable as 'select $1 * 2'")
+    query(shop, "select relief.create_detector('parcel', 'shop.parcel', '{shop.scaled(price) AS x}')")
+    query(shop, "alter function shop.scaled rename to doubled")
+    assert fetch_features(shop, "parcel")[0].tolist() == [19.0]
+    with refused("2BP01", "other objects depend on it"):
+        query(shop, "drop function shop.doubled")
+
+
+@pytest.mark.parametrize(
+    ("feature", "row", "reason"),
+    [
+        ("1 / (cardinality(tags) - 1) AS x", '{"tags": ["a"]}', "division by zero"),
+        ("(body ->> 'w')::integer AS x", '{"body": {"w": "many"}}', 'invalid input syntax for type integer: "many"'),
+        ("((body ->> 'w')::integer)::shop.amount AS x", '{"body": {"w": -1}}', "violates check constraint"),
+        ("shop.fails(price) AS x", '{"price": 1}', "no such luck"),
+        ("shop.fails_in_python(price) AS x", '{"price": 1}', "ZeroDivisionError"),
+    ],
+)
+def test_row_whose_feature_fails_is_told_why_by_name_and_by_trigger(
+    shop: Connection, feature: str, row: str, reason: str
+) -> None:
+    body = "'begin raise exception $x$no such luck$x$; end'"
+    query(shop, f"create function shop.fails(numeric) returns numeric language plpgsql immutable as {body}")
+    body = "'return 1 / 0'"
+    query(
+        shop, f"create function shop.fails_in_python(numeric) returns numeric language plpython3u immutable as {body}"
+    )
+    query(shop, "select relief.create_detector('parcel', 'shop.parcel', %s)", [feature])
+    add_model(shop, "parcel", stump(["x"]))
+    query(shop, "select relief.promote('parcel')")
+    query(shop, "select relief.attach('parcel')")
+    score, deviation = query(shop, "select score, deviation from relief.detect('parcel', %s)", row)[0]
+    assert score is None
+    assert reason in deviation["error"]
+    inserted = query(
+        shop,
+        "insert into shop.parcel select * from jsonb_populate_record(null::shop.parcel, %s) "
+        "returning relief_anomaly_score, relief_deviation",
+        row,
+    )
+    assert inserted[0][0] is None
+    assert reason in inserted[0][1]["error"]
+
+
+@pytest.fixture(scope="module")
+def shared(module_database: Database) -> Iterator[Connection]:
+    return module_database.superuser
+
+
+doubles = st.floats() | st.sampled_from([0.0, 1.0, -1.0, 1e308, -1e308, 5e-324, 1e-310, 1.0000001, 1e6, 1e302])
+
+
+@given(doubles, doubles, st.floats(min_value=0) | st.sampled_from([0.0, 5e-324, 1e-305, 1.0, 1e302, 1e308, math.nan]))
+@example(1e308, -1e308, 1e307)
+@example(1e-320, 0.0, 1e10)
+@example(1.0, 0.0, 5e-324)
+@example(math.inf, math.inf, math.nan)
+@example(5.0, 2.0, 1.5)
+def test_deviation_is_a_bounded_number_whatever_the_values(
+    shared: Connection, number: float, mean: float, stddev: float
+) -> None:
+    deviation = value(shared, "select relief._deviation(%s, %s, %s)", number, mean, stddev)
+    if math.isnan(number) or not (abs(mean) <= 1e290 and stddev <= 1e290):
+        assert deviation is None
+    elif stddev > 1e-300 and abs(number - mean) < 1e6 * stddev:
+        assert deviation == pytest.approx((number - mean) / stddev, abs=0.0006)
+    else:
+        assert abs(deviation) in (0.0, 1e6)
+        assert deviation * (number - mean) >= 0 or number == mean
+
+
+def test_departure_from_a_constant_history_and_infinities_deviate_most(shared: Connection) -> None:
+    cases = {
+        (1.5, 1.5, 0): 0.0,
+        (1.6, 1.5, 0): 1e6,
+        (-math.inf, 1.5, 2): -1e6,
+        (3.0, 1.5, 1): 1.5,
+        (2.0, None, 1): None,
+    }
+    for arguments, expected in cases.items():
+        assert value(shared, "select relief._deviation(%s, %s, %s)", *arguments) == expected
