@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from helpers.forests import stump
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from relief_runtime import session
 from relief_runtime.document import checksum, read
@@ -87,6 +87,7 @@ def test_walked_and_compiled_trees_find_the_leaf_that_the_document_describes(
 
 
 @given(st.lists(trees(3), min_size=11, max_size=25), rows)
+@settings(max_examples=25)
 def test_score_stays_the_same_while_the_forest_is_compiled(
     grown: list[dict[str, list[Any]]], row: list[float | None]
 ) -> None:
