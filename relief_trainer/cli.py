@@ -57,7 +57,7 @@ def main() -> None:
 @main.command()
 @_with_dsn
 def install(dsn: str | None) -> None:
-    r"""Install Relief in a database, as a superuser.
+    """Install Relief in a database, as a superuser.
 
     \b
     Example:
@@ -111,7 +111,7 @@ def train(
     where: str | None,
     since: str | None,
 ) -> None:
-    r"""Fit a forest on a sample of the detector's table and store it as the next version.
+    """Fit a forest on a sample of the detector's table and store it as the next version.
 
     Before it is stored, the model is compared with scikit-learn, leaf by leaf.
 
@@ -154,7 +154,7 @@ def train(
 @_with_dsn
 @_with_json
 def list_detectors(dsn: str | None, as_json: bool) -> None:
-    r"""List the detectors that you may act on.
+    """List the detectors that you may act on.
 
     \b
     Example:
@@ -178,7 +178,7 @@ def list_detectors(dsn: str | None, as_json: bool) -> None:
 @_with_dsn
 @_with_json
 def show(name: str, dsn: str | None, as_json: bool) -> None:
-    r"""Show a detector: its features, versions, and what the promoted model was trained on.
+    """Show a detector: its features, versions, and what the promoted model was trained on.
 
     \b
     Example:
@@ -200,7 +200,7 @@ def show(name: str, dsn: str | None, as_json: bool) -> None:
 @click.argument("version", type=click.IntRange(1), required=False)
 @_with_dsn
 def promote(name: str, version: int | None, dsn: str | None) -> None:
-    r"""Make a version the one that scores, the newest unless VERSION is given.
+    """Make a version the one that scores, the newest unless VERSION is given.
 
     \b
     Example:
@@ -222,7 +222,7 @@ def promote(name: str, version: int | None, dsn: str | None) -> None:
 @click.option("--json", "json_file", metavar="FILE", help="Write the model document; - is standard output.")
 @click.option("--joblib", "joblib_file", metavar="FILE", help="Write a scikit-learn IsolationForest.")
 def export(name: str, version: int | None, dsn: str | None, json_file: str | None, joblib_file: str | None) -> None:
-    r"""Write a model to a file, the newest unless VERSION is given.
+    """Write a model to a file, the newest unless VERSION is given.
 
     \b
     Example:
@@ -255,7 +255,7 @@ def export(name: str, version: int | None, dsn: str | None, json_file: str | Non
 @_with_dsn
 @click.option("--detector", metavar="NAME", help="Store it for this detector instead of the one it was exported from.")
 def import_model(file: str, dsn: str | None, detector: str | None) -> None:
-    r"""Store an exported model as the next version of its detector; - reads standard input.
+    """Store an exported model as the next version of its detector; - reads standard input.
 
     \b
     Example:
@@ -280,7 +280,7 @@ def import_model(file: str, dsn: str | None, detector: str | None) -> None:
 @main.command()
 @click.option("--keep", is_flag=True, help="Leave the server running.")
 def demo(keep: bool) -> None:
-    r"""Show everything on 336,776 real flights, on a throwaway server.
+    """Show everything on 336,776 real flights, on a throwaway server.
 
     \b
     Example:

@@ -38,7 +38,8 @@ def test_the_help_of_every_command_holds_an_example(name: str) -> None:
     shown = CliRunner().invoke(main, [name, "--help"])
     assert shown.exit_code == 0
     assert "Example:" in shown.output
-    assert f"relief {name}" in shown.output.split("Example:")[1]
+    assert f"\n    relief {name}" in shown.output.split("Example:")[1]
+    assert "\\b" not in shown.output
 
 
 @pytest.mark.parametrize("name", sorted(set(main.commands) - {"demo"}))
