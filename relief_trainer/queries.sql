@@ -6,14 +6,14 @@ select d.id, d.name, d.relation::text as relation, d.schema_name, d.table_name, 
        pg_catalog.pg_get_function_arguments(relief._generated(d, 'features')) as features_arguments,
        coalesce(t.tgenabled in ('O', 'A'), false) as attached
 from relief.detector as d
-left join pg_catalog.pg_trigger as t on t.tgrelid = d.relation and t.tgfoid = relief._generated(d, 'trigger')
+left join pg_catalog.pg_trigger as t on t.tgrelid = d.relation and t.tgfoid = relief._trigger_function(d)
 where d.name = {name};
 
 -- name: detectors
 select d.name, d.relation::text as relation, d.promoted_version, d.on_error,
        (select count(*) from relief.feature as f where f.detector_id = d.id) as features,
        (select count(*) from relief.model as m where m.detector_id = d.id) as versions,
-       relief._generated(d, 'trigger') is not null as attached
+       relief._trigger_function(d) is not null as attached
 from relief.detector as d
 order by d.name;
 
