@@ -121,8 +121,7 @@ def _tree_state(tree: dict[str, Any]) -> dict[str, Any]:
     nodes["feature"] = np.where(np.array(tree["feature"]) < 0, -2, tree["feature"])
     nodes["threshold"] = [np.inf if value is None else value for value in tree["value"]]
     nodes["missing_go_to_left"] = tree["missing_left"]
-    nodes["n_node_samples"] = 1
-    nodes["weighted_n_node_samples"] = 1.0
+    nodes["n_node_samples"] = nodes["weighted_n_node_samples"] = tree["rows"]
     return {**probe, "max_depth": depth, "node_count": count, "nodes": nodes, "values": np.zeros((count, 1, 1))}
 
 

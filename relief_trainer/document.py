@@ -122,4 +122,5 @@ def _trees(forest: IsolationForest) -> Iterable[dict[str, Any]]:
             "feature": np.where(is_leaf, -1, np.asarray(columns)[np.where(is_leaf, 0, tree.feature)]).tolist(),
             "value": np.where(parts_missing, None, values).tolist(),  # type: ignore[call-overload]
             "missing_left": np.where(is_leaf, 0, missing_left).astype(int).tolist(),
+            "rows": tree.n_node_samples.tolist(),
         }

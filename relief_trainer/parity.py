@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 from relief_runtime import document as runtime_document
-from relief_runtime.forest import Forest, compile_block, leaf_value
+from relief_runtime.forest import Forest, compile_scoring
+from relief_runtime.trees import find_leaf
 from sklearn.ensemble import IsolationForest
 
 from relief_trainer.document import serialize
@@ -80,8 +81,8 @@ def count_wrong_leaves(forest: IsolationForest, document: Mapping[str, Any], row
     wrong = 0
     for tree, estimator, columns in zip(trees, forest.estimators_, forest.estimators_features_, strict=True):
         leaves = estimator.tree_.apply(np.ascontiguousarray(seen[:, columns]))
-        compiled = compile_block([tree])
-        wrong += int(np.sum(leaves != np.array([leaf_value(tree, row) for row in as_lists])))
+        compiled = compile_scoring([tree])
+        wrong += int(np.sum(leaves != np.array([find_leaf(tree, row) for row in as_lists])))
         wrong += int(np.sum(leaves != np.array([compiled(0.0, row) for row in as_lists])))
     return wrong
 

@@ -11,12 +11,13 @@ A document (format 1) is one JSON object:
 ``threshold``             ``{"value": float, "origin": "contamination" | "fixed", ...}``
 ``profile``, ``provenance``  what the trainer saw; not read here
 
-A tree lists its nodes in preorder, a node's left child right behind it, in three lists of one length:
+A tree lists its nodes in preorder, a node's left child right behind it, in four lists of one length:
 
 ``feature``       position of the feature that a node splits on; -1 marks a leaf
 ``value``         of a split, the threshold: a row goes left if its value <= threshold, and null sends every value left
                   that isn't missing; of a leaf, the path length that it adds
 ``missing_left``  1 where a missing value goes left, else 0
+``rows``          how many training rows reached the node, at least 1
 
 Preorder fixes every right child, so a document can hold neither a cycle nor a shared subtree.
 """
@@ -33,6 +34,7 @@ MAX_CHARACTERS = 64 * 1024 * 1024
 MAX_TREES = 2_000
 MAX_NODES = 2_000_000
 MAX_FEATURES = 1_600
+MAX_ROWS = 2**40
 KINDS = ("number", "category")
 ORIGINS = ("contamination", "fixed")
 INFINITY = float("inf")
@@ -157,15 +159,18 @@ def _read_values(features: list[int], values: list[Any], position: int) -> list[
 
 def _read_tree(tree: dict[str, Any], position: int, feature_count: int) -> tuple[Node, int]:
     """Return the root of a tree as nested tuples, and its number of nodes."""
-    features, values, missing = tree.get("feature"), tree.get("value"), tree.get("missing_left")
-    if not (type(features) is type(values) is type(missing) is list):
-        raise DocumentError(f'tree {position} lacks a list "feature", "value" or "missing_left"')
-    if not len(features) == len(values) == len(missing) > 0:
+    lists: list[Any] = [tree.get(name) for name in ("feature", "value", "missing_left", "rows")]
+    if any(type(part) is not list for part in lists):
+        raise DocumentError(f'tree {position} lacks a list "feature", "value", "missing_left" or "rows"')
+    features, values, missing, rows = lists
+    if not len(features) == len(values) == len(missing) == len(rows) > 0:
         raise DocumentError(f"the lists of tree {position} are empty or differ in length")
     if set(map(type, features)) != {int} or min(features) < -1 or max(features) >= feature_count:
         raise DocumentError(f"tree {position} splits on a feature that is not one of {feature_count}")
     if set(map(type, missing)) != {int} or not set(missing) <= {0, 1}:
         raise DocumentError(f'"missing_left" of tree {position} is not all 0 or 1')
+    if set(map(type, rows)) != {int} or min(rows) < 1 or max(rows) > MAX_ROWS:
+        raise DocumentError(f'"rows" of tree {position} is not all from 1 to {MAX_ROWS}')
     values = _read_values(features, values, position)
     # Read backwards, a split finds its two subtrees, whole, on top of the stack: the left one last.
     stack: list[Node] = []

@@ -1,0 +1,185 @@
+"""Judge one row: how far each feature lies from its history, whether the row is an anomaly, and how severe.
+
+A feature is compared on its own scale: ``linear``, or ``log`` for positive, skewed ones, where a value x stands at
+``asinh(x / unit)``: near zero linear, far from it logarithmic, defined for every number. The history of a feature at
+one level (global, season, entity, entity and season) is six figures, on that scale, counted from the feature's origin.
+"""
+
+from __future__ import annotations
+
+import json
+from bisect import bisect_right
+from collections.abc import Sequence
+from math import asinh, isfinite, sinh
+from typing import Any
+
+LEVELS = ("global", "season", "entity", "entity and season")
+# count, mean, standard deviation, median, spread (1.4826 MAD), floor of both spreads
+FIGURES = 6
+# Stands for anything farther, for infinities, and for any departure from a history that is constant everywhere.
+FARTHEST = 1e6
+VERDICTS = ("score", "deviation", "either", "both")
+# Where the quantiles of scores and deviations of ordinary rows are taken: finer towards the top, where severity counts.
+PROBABILITIES = (
+    *(i / 100 for i in range(99)),
+    *(0.99 + i / 1000 for i in range(9)),
+    *(0.999 + i / 10000 for i in range(10)),
+    1.0,
+)
+
+
+class Feature:
+    """How a feature is compared, and which deviations of it count."""
+
+    def __init__(self, content: dict[str, Any]) -> None:
+        self.name: str = content["name"]
+        self.unit: float | None = content["unit"] if content["transform"] == "log" else None
+        self.origin: float = content["origin"]
+        self.direction: str = content["direction"]
+        self.min_absolute: float = content["min_absolute"]
+        self.min_relative: float = content["min_relative"]
+
+    def scaled(self, value: float) -> float:
+        """Return a value's place on the feature's scale, from its origin."""
+        return (value if self.unit is None else asinh(value / self.unit)) - self.origin
+
+    def unscaled(self, place: float) -> float:
+        """Return the value at a place on the feature's scale."""
+        place += self.origin
+        if self.unit is None:
+            return place
+        return self.unit * sinh(place) if abs(place) < 700 else FARTHEST
+
+    def counts(self, value: float, expected: float) -> bool:
+        """Return whether a departure is in the direction, and of the size, that the detector's owner cares for."""
+        change = value - expected
+        if (self.direction == "up" and change < 0) or (self.direction == "down" and change > 0):
+            return False
+        return abs(change) >= self.min_absolute and abs(change) >= self.min_relative * abs(expected)
+
+
+class Rule:
+    """What a detector makes of score and deviations; made from the JSON that promote writes into its functions."""
+
+    def __init__(self, text: str) -> None:
+        content = json.loads(text)
+        self.features = [Feature(feature) for feature in content["features"]]
+        self.verdict: str = content["verdict"]
+        self.deviation_threshold: float = content["deviation_threshold"]
+        self.min_history: int = content["min_history"]
+        self.ordinary_scores: list[float] | None = content["ordinary_scores"]
+        self.ordinary_deviations: list[float] | None = content["ordinary_deviations"]
+
+
+def judge(
+    rule: Rule,
+    score: float | None,
+    threshold: float,
+    numbers: Sequence[float | None],
+    levels: Sequence[float | None] | None,
+) -> dict[str, Any]:
+    """Judge a row.
+
+    Parameters
+    ----------
+    score, threshold
+        The forest's, in (0, 1], higher = more anomalous; ``None`` if every feature is missing.
+    numbers
+        The row's features; ``None`` and NaN are missing.
+    levels
+        The histories to choose from, finest first, each as the level's number in `LEVELS` and `FIGURES` figures a
+        feature; ``None`` figures are unknown.
+
+    Returns
+    -------
+    dict
+        ``is_anomaly`` (``None``: can't be told), ``severity`` in [0, 1], and ``deviation``: a feature's name -> ``None``
+        where its value is missing or no level has history, else ``z`` (standard deviations from the mean, signed),
+        ``robust`` (the same from the median by the MAD), ``expected`` (the mean, in the feature's unit), ``level``.
+        Where no level has history for any feature, ``deviation`` is ``{"state": "warming up"}``.
+    """
+    deviations: dict[str, Any] = {}
+    fires, farthest, known = False, None, False
+    for position, feature in enumerate(rule.features):
+        history = _history(rule, levels, position, len(rule.features))
+        value = numbers[position]
+        known = known or history is not None
+        if history is None or value is None or value != value:
+            deviations[feature.name] = None
+            continue
+        level, mean, stddev, median, spread, floor = history
+        place = feature.scaled(value)
+        z = deviation(place, mean, max(stddev, floor))
+        robust = deviation(place, median, max(spread, floor))
+        expected = feature.unscaled(mean)
+        deviations[feature.name] = {"z": z, "robust": robust, "expected": _rounded(expected), "level": LEVELS[level]}
+        if min(abs(z), abs(robust)) >= rule.deviation_threshold and feature.counts(value, expected):
+            fires = True
+        farthest = max(farthest or 0.0, abs(robust))
+    high = None if score is None else score >= threshold
+    return {
+        "is_anomaly": _verdict(rule.verdict, high, fires if known else None),
+        "severity": _severity(rule, score, farthest),
+        "deviation": deviations if known else {"state": "warming up"},
+    }
+
+
+def deviation(place: float, center: float, spread: float) -> float:
+    """Return how many spreads a place lies from a center, signed, to three decimals, never beyond `FARTHEST`."""
+    difference = place - center
+    if difference == 0:
+        return 0.0
+    if spread > 0 and abs(difference) < FARTHEST * spread:
+        return round(difference / spread, 3)
+    return FARTHEST if difference > 0 else -FARTHEST
+
+
+def tail(ordinary: Sequence[float], value: float) -> float:
+    """Return the share of ordinary values that lie below a value, from their quantiles at `PROBABILITIES`."""
+    above = bisect_right(ordinary, value)
+    if above == 0:
+        return 0.0
+    if above == len(ordinary):
+        return 1.0
+    low, high = ordinary[above - 1], ordinary[above]
+    share = (value - low) / (high - low)
+    return PROBABILITIES[above - 1] + share * (PROBABILITIES[above] - PROBABILITIES[above - 1])
+
+
+def _history(
+    rule: Rule, levels: Sequence[float | None] | None, position: int, count: int
+) -> tuple[int, float, float, float, float, float] | None:
+    """Return the finest level with enough history of a feature, and its figures behind the count."""
+    width = 1 + FIGURES * count
+    for start in range(0, len(levels or ()), width):
+        assert levels is not None
+        at = start + 1 + FIGURES * position
+        rows, mean, stddev, median, spread, floor = levels[at : at + FIGURES]
+        if rows is not None and rows >= rule.min_history and mean is not None and median is not None:
+            return int(levels[start] or 0), mean, stddev or 0.0, median, spread or 0.0, floor or 0.0
+    return None
+
+
+def _verdict(rule: str, high: bool | None, fires: bool | None) -> bool | None:
+    if rule == "score":
+        return high
+    if rule == "deviation":
+        return fires
+    if rule == "either":
+        # Without history, the forest decides alone; the state in the deviation says so.
+        return True if high or fires else high
+    return None if high is None or fires is None else high and fires
+
+
+def _severity(rule: Rule, score: float | None, farthest: float | None) -> float | None:
+    tails = []
+    if score is not None and rule.ordinary_scores:
+        tails.append(tail(rule.ordinary_scores, score))
+    if farthest is not None and rule.ordinary_deviations:
+        tails.append(tail(rule.ordinary_deviations, farthest))
+    return round(max(tails), 6) if tails else None
+
+
+def _rounded(value: float) -> float | None:
+    """Return a value to six significant digits: more would pretend."""
+    return float(f"{value:.6g}") if isfinite(value) else None
