@@ -150,6 +150,26 @@ def train(
         click.echo(f"promote it: relief promote {name} {trained.version}")
 
 
+@main.command()
+@click.argument("name")
+@_with_dsn
+@click.option("--full", is_flag=True, help="Make the whole profile again, from the whole table.")
+def refresh(name: str, dsn: str | None, full: bool) -> None:
+    """Bring a detector's profile up to date: what rows of each entity and season look like.
+
+    \b
+    Example:
+      relief refresh flights
+    """
+    from relief_trainer.connection import connect
+    from relief_trainer.queries import query
+
+    with connect(dsn) as connection:
+        row = connection.execute(query("refresh", name=name, full=full)).fetchone() or {}
+        connection.commit()
+    click.echo(f"{name}: {row['refresh_profile']:,} profiles are up to date")
+
+
 @main.command("list")
 @_with_dsn
 @_with_json

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator
 
 import psycopg
@@ -49,7 +50,7 @@ def translated_errors() -> Iterator[None]:
         yield
     except (errors.InvalidSchemaName, errors.UndefinedTable, errors.UndefinedFunction) as error:
         message = error.diag.message_primary or _first_line(error)
-        if "relief" not in message:
+        if not re.match(r'schema "relief"|(relation|table) "relief\.|function relief\.', message):
             raise ReliefError(message, error.diag.message_hint) from error
         raise ReliefError("Relief is not installed in this database", "Install it: relief install --dsn …") from error
     except errors.InsufficientPrivilege as error:

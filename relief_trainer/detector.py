@@ -16,7 +16,7 @@ from relief_trainer.queries import query
 class Detector:
     """A named configuration: one table, its features, how many anomalies to expect.
 
-    ``relation``, ``features_function`` and ``features_arguments`` are quoted by the server, ready to stand in SQL.
+    ``relation`` and what ends in ``_call`` or ``_text`` is quoted by the server, to stand in SQL for a row called o.
     """
 
     id: int
@@ -24,15 +24,17 @@ class Detector:
     relation: str
     schema_name: str
     table_name: str
-    columns: list[str]
     time_column: str | None
     contamination: float | None
     threshold: float | None
     on_error: str
     promoted_version: int | None
     attached: bool
-    features_function: str
-    features_arguments: str
+    features_call: str
+    guarded_call: str
+    entity_text: str
+    season_text: str
+    has_levels: bool
     features: list[Feature]
 
 
@@ -47,7 +49,7 @@ def fetch(connection: Connection, name: str) -> Detector:
     row = connection.execute(query("detector", name=name)).fetchone()
     if row is None:
         raise ReliefError(f'detector "{name}" does not exist', "List the detectors: relief list")
-    if row["features_arguments"] is None:
+    if not row.pop("is_whole"):
         raise ReliefError(
             f'table {row["schema_name"]}.{row["table_name"]} of detector "{name}" is gone, or its functions are',
             "See what is wrong: select * from relief.check();",

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from relief_runtime import document as runtime_document
+from relief_runtime.judgement import PROBABILITIES
 from sklearn.ensemble import IsolationForest
 
 Floats = npt.NDArray[np.float64]
@@ -33,11 +34,29 @@ class Threshold:
     contamination: float | None = None
 
 
+@dataclass(frozen=True)
+class Ordinary:
+    """Scores and farthest deviations of the training rows, by which the severity of other rows is told; NaN = unknown."""
+
+    scores: Floats
+    deviations: Floats
+
+    def quantiles(self) -> dict[str, list[float] | None]:
+        """Return the quantiles of both at the runtime's probabilities."""
+        return {"scores": _quantiles(self.scores), "deviations": _quantiles(self.deviations)}
+
+
+def _quantiles(values: Floats) -> list[float] | None:
+    known = values[~np.isnan(values)]
+    return [float(value) for value in np.quantile(known, PROBABILITIES)] if len(known) else None
+
+
 def build(
     forest: IsolationForest,
     features: Sequence[Feature],
     threshold: Threshold,
-    profile: Mapping[str, Mapping[str, float | int | None]],
+    profile: Mapping[str, Mapping[str, Any]],
+    ordinary: Ordinary,
     provenance: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Return the model document (format 1, see `relief_runtime.document`) of a fitted forest.
@@ -64,6 +83,7 @@ def build(
             "origin": threshold.origin,
             **({} if threshold.contamination is None else {"contamination": threshold.contamination}),
         },
+        "ordinary": ordinary.quantiles(),
         "profile": {name: dict(statistics) for name, statistics in profile.items()},
         "provenance": dict(provenance),
     }

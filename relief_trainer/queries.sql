@@ -2,8 +2,11 @@
 
 -- name: detector
 select d.id, d.name, d.relation::text as relation, d.schema_name, d.table_name, d.time_column, d.contamination, d.threshold,
-       d.promoted_version, d.columns, d.on_error, relief._function_name(d, 'features') as features_function,
-       pg_catalog.pg_get_function_arguments(relief._generated(d, 'features')) as features_arguments,
+       d.promoted_version, d.on_error,
+       relief._guarded_call(d, 'o') as guarded_call, relief._features_call(d, 'o') as features_call,
+       relief._entity_text(d, 'o') as entity_text, relief._season_text(d, 'o') as season_text,
+       d.entity <> '{{}}' or d.season is not null as has_levels,
+       relief._generated(d, 'features') is not null as is_whole,
        coalesce(t.tgenabled in ('O', 'A'), false) as attached
 from relief.detector as d
 left join pg_catalog.pg_trigger as t on t.tgrelid = d.relation and t.tgfoid = relief._trigger_function(d)
@@ -54,25 +57,11 @@ select pg_catalog.setseed({fraction});
 
 -- name: sample
 create temporary table relief_sample on commit drop as
-select {features_function}({columns}) as numbers
+select {features} as numbers, {entity} as entity, {season} as season
 from {relation} as o {tablesample}
 where {condition}
 order by pg_catalog.random()
 limit {rows};
-
--- name: guard
--- A row whose expression fails has no features, instead of ending the sample.
-create function pg_temp.relief_guard({arguments})
-  returns double precision[]
-  language plpgsql
-as {body};
-
--- name: guard_body
-begin
-  return {features_function}({parameters});
-exception when data_exception or raise_exception then
-  return null;
-end
 
 -- name: sample_counts
 select count(*) as drawn, count(numbers) as computed from relief_sample;
@@ -80,22 +69,50 @@ select count(*) as drawn, count(numbers) as computed from relief_sample;
 -- name: sample_rows
 copy (select numbers from relief_sample where numbers is not null) to stdout (format binary);
 
+-- name: calibrate
+select relief._calibrate(relief._present_detector({name}));
+
 -- name: profile
 -- NaN counts as missing. What is infinite, or so large that its square would be, has no place in a mean; it stays a value.
-select value.position,
-       count(value.number) as count,
-       avg(value.number) filter (where abs(value.number) < 1e150) as mean,
-       stddev_samp(value.number) filter (where abs(value.number) < 1e150) as stddev,
-       min(value.number) filter (where abs(value.number) < 1e150) as minimum,
-       max(value.number) filter (where abs(value.number) < 1e150) as maximum,
-       1 - count(value.number)::double precision / count(*) as null_rate
+-- What is called scaled is on the feature's scale, from its origin, as in relief.profile.
+with value as (
+  select element.position, nullif(element.number, 'NaN') as number,
+         case when abs(nullif(element.number, 'NaN')) < 1e150 then element.number end as finite,
+         case when abs(nullif(element.number, 'NaN')) < 1e150
+              then relief._scaled(element.number, f.transform, f.unit, f.origin) end as place
+  from relief_sample
+  cross join lateral unnest(numbers) with ordinality as element (number, position)
+  join relief.feature as f on f.detector_id = {detector_id} and f.position = element.position
+  where numbers is not null
+), statistic as (
+  select position, count(number) as count, avg(finite) as mean, stddev_samp(finite) as stddev,
+         min(finite) as minimum, max(finite) as maximum, 1 - count(number)::double precision / count(*) as null_rate,
+         avg(place) as scaled_mean, stddev_samp(place) as scaled_stddev,
+         percentile_cont(0.5) within group (order by place) as scaled_median,
+         percentile_cont(0.01) within group (order by place) as scaled_p01,
+         percentile_cont(0.99) within group (order by place) as scaled_p99
+  from value
+  group by position
+)
+select s.*, (select 1.4826 * percentile_cont(0.5) within group (order by abs(v.place - s.scaled_median))
+             from value as v where v.position = s.position) as scaled_spread
+from statistic as s
+order by s.position;
+
+-- name: rule
+select relief._rule(d, null::relief.model) as rule,
+       (select r.refreshed_at from relief.refresh as r where r.detector_id = d.id) is null as never_refreshed
+from relief.detector as d
+where d.name = {name};
+
+-- name: sample_levels
+select numbers, entity, relief._levels({detector_id}, entity, season) as levels
 from relief_sample
-cross join lateral (
-  select position, nullif(number, 'NaN') as number
-  from unnest(numbers) with ordinality as element (number, position)) as value
 where numbers is not null
-group by value.position
-order by value.position;
+limit {rows};
+
+-- name: refresh
+select relief.refresh_profile({name}, {full});
 
 -- name: provenance
 select pg_catalog.now() as trained_at, session_user as role, pg_catalog.current_database() as database,

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from psycopg import errors, sql
+from relief_runtime import judgement
 
 from relief_trainer.connection import Connection
 from relief_trainer.detector import Detector, trusted_sql
@@ -17,6 +19,8 @@ Floats = npt.NDArray[np.float64]
 
 # TABLESAMPLE gives about the share that is asked for; what is too much is cut off at random.
 MARGIN = 1.1
+JUDGED_ROWS = 20_000
+SCALED = ("count", "mean", "stddev", "median", "spread", "p01", "p99", "minimum", "maximum", "null_rate")
 STATISTICS = ("count", "mean", "stddev", "minimum", "maximum", "null_rate")
 
 
@@ -39,7 +43,7 @@ class Sample:
     """
 
     rows: Floats
-    profile: dict[str, dict[str, float | int | None]]
+    profile: dict[str, dict[str, Any]]
     failed: int
     table_rows: int
     percent: float
@@ -67,9 +71,10 @@ def draw(connection: Connection, detector: Detector, request: Request) -> Sample
         percent = min(100.0, MARGIN * percent * request.rows / max(1, drawn))
     else:
         drawn, computed = _fill(connection, detector, request, condition, 100.0)
+    rows = _fetch(connection, computed, len(detector.features))
     return Sample(
-        rows=_fetch(connection, computed, len(detector.features)),
-        profile=_profile(connection, detector),
+        rows=rows,
+        profile=_profile(connection, detector, rows),
         failed=drawn - computed,
         table_rows=table_rows,
         percent=percent,
@@ -110,11 +115,10 @@ def _fill(
     connection.execute("drop table if exists pg_temp.relief_sample")
     try:
         with connection.transaction():
-            _create(connection, detector, request, condition, percent, trusted_sql(detector.features_function))
+            _create(connection, detector, request, condition, percent, detector.features_call)
     except (errors.DataError, errors.RaiseException):
         # Some row's expression fails: compute each row on its own, which is slower, and go without that one.
-        _create_guard(connection, detector)
-        _create(connection, detector, request, condition, percent, sql.SQL("pg_temp.relief_guard"))
+        _create(connection, detector, request, condition, percent, detector.guarded_call)
     counts = connection.execute(query("sample_counts")).fetchone() or {}
     return counts["drawn"], counts["computed"]
 
@@ -125,7 +129,7 @@ def _create(
     request: Request,
     condition: sql.Composable,
     percent: float,
-    features_function: sql.Composable,
+    features_call: str,
 ) -> None:
     tablesample: sql.Composable = sql.SQL("")
     if percent < 100.0:
@@ -136,23 +140,15 @@ def _create(
     connection.execute(
         query(
             "sample",
-            features_function=features_function,
-            columns=sql.SQL(", ").join(sql.Identifier("o", column) for column in detector.columns),
+            features=trusted_sql(features_call),
+            entity=trusted_sql(detector.entity_text),
+            season=trusted_sql(detector.season_text),
             relation=trusted_sql(detector.relation),
             tablesample=tablesample,
             condition=condition,
             rows=request.rows,
         )
     )
-
-
-def _create_guard(connection: Connection, detector: Detector) -> None:
-    parameters = sql.SQL(", ").join(sql.SQL(f"${n}") for n in range(1, len(detector.columns) + 1))
-    body = query(
-        "guard_body", features_function=trusted_sql(detector.features_function), parameters=parameters
-    ).as_string(connection)
-    connection.execute("drop function if exists pg_temp.relief_guard")
-    connection.execute(query("guard", arguments=trusted_sql(detector.features_arguments), body=body))
 
 
 def _fetch(connection: Connection, count: int, feature_count: int) -> Floats:
@@ -164,9 +160,45 @@ def _fetch(connection: Connection, count: int, feature_count: int) -> Floats:
     return rows
 
 
-def _profile(connection: Connection, detector: Detector) -> dict[str, dict[str, float | int | None]]:
-    found = connection.execute(query("profile")).fetchall()
+def _profile(connection: Connection, detector: Detector, rows: Floats) -> dict[str, dict[str, Any]]:
+    found = connection.execute(query("profile", detector_id=detector.id)).fetchall()
     return {
-        feature.name: {statistic: row[statistic] for statistic in STATISTICS}
-        for feature, row in zip(detector.features, found, strict=bool(found))
+        feature.name: {
+            **{statistic: row[statistic] for statistic in STATISTICS},
+            **histogram(values),
+            "scaled": {statistic: row.get(f"scaled_{statistic}", row.get(statistic)) for statistic in SCALED},
+        }
+        for feature, row, values in zip(detector.features, found, rows.T, strict=bool(found))
     }
+
+
+def histogram(values: Floats) -> dict[str, list[float]]:
+    """Return what drift is measured against: up to twenty edges with about as many values between each, and the shares.
+
+    The share at position i is that of values from edge i - 1 on and below edge i, as PostgreSQL's width_bucket counts.
+    """
+    known = values[~np.isnan(values)]
+    if not len(known):
+        return {}
+    edges = np.unique(np.quantile(known[np.isfinite(known)], np.linspace(0.05, 0.95, 19)))
+    counts = np.bincount(np.searchsorted(edges, known, side="right"), minlength=len(edges) + 1)
+    return {"edges": edges.tolist(), "shares": (counts / len(known)).tolist()}
+
+
+def deviations(connection: Connection, detector: Detector, profile: dict[str, dict[str, Any]]) -> Floats:
+    """Return how far up to `JUDGED_ROWS` drawn rows lie from their history, each by its farthest feature; NaN: unknown.
+
+    The history is the detector's profile, or that of the sample itself as long as there is no other.
+    """
+    row = connection.execute(query("rule", name=detector.name)).fetchone() or {}
+    rule = judgement.Rule(row["rule"])
+    own = [
+        0.0,
+        *(profile[f.name]["scaled"].get(figure) for figure in judgement.FIGURE_NAMES for f in detector.features),
+    ]
+    farthest = []
+    with connection.cursor() as cursor:
+        for drawn in cursor.execute(query("sample_levels", detector_id=detector.id, rows=JUDGED_ROWS)):
+            levels = drawn["levels"] or own
+            farthest.append(judgement.farthest(rule, drawn["numbers"], levels))
+    return np.array([np.nan if far is None else far for far in farthest], dtype=np.float64)

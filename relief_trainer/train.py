@@ -89,6 +89,7 @@ def train(
     progress = progress or Progress.silent()
     detector = detectors.fetch(connection, name)
     detectors.refuse_foreign_superuser(connection, detector)
+    _prepare_profile(connection, detector, progress)
     with progress.step(f"drawing about {settings.request.rows:,} rows of {detector.relation}"):
         drawn = sample.draw(connection, detector, settings.request)
     rows, notes = _usable_rows(detector, drawn)
@@ -101,6 +102,7 @@ def train(
         detector.features,
         threshold,
         drawn.profile,
+        document.Ordinary(parity.scikit_scores(forest, rows), sample.deviations(connection, detector, drawn.profile)),
         _provenance(connection, detector, settings, drawn, len(rows)),
     )
     with progress.step("comparing with scikit-learn"):
@@ -138,6 +140,15 @@ def find_threshold(detector: Detector, forest: IsolationForest, rows: Floats, co
         return Threshold(detector.threshold, "fixed")
     scores = parity.scikit_scores(forest, rows)
     return Threshold(float(np.quantile(scores, 1.0 - share, method="higher")), "contamination", share)
+
+
+def _prepare_profile(connection: Connection, detector: Detector, progress: Progress) -> None:
+    """Choose the features' scales, and where rows are compared with entities or seasons, make a first profile of them."""
+    connection.execute(query("calibrate", name=detector.name))
+    row = connection.execute(query("rule", name=detector.name)).fetchone() or {}
+    if detector.has_levels and row["never_refreshed"]:
+        with progress.step(f"making a first profile of {detector.relation}"):
+            connection.execute(query("refresh", name=detector.name, full=False))
 
 
 def _usable_rows(detector: Detector, drawn: sample.Sample) -> tuple[Floats, list[str]]:

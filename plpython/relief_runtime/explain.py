@@ -2,7 +2,8 @@
 
 Every node has an expected path length: that of the training rows that reached it. Along a row's path the change of it
 at each split goes to the feature split on, so the forest's baseline plus all contributions is the row's mean path
-length, exactly. Method: A. Saabas, "Interpreting random forests" (2014), and Palczewska et al., "Interpreting random forest
+length, exactly.
+Method: A. Saabas, "Interpreting random forests" (2014), and Palczewska et al., "Interpreting random forest
 classification models using a feature contribution method" (2013), section 2; here with path lengths for values.
 A negative contribution shortens the path: it makes the row more anomalous.
 """

@@ -14,8 +14,9 @@ from math import asinh, isfinite, sinh
 from typing import Any
 
 LEVELS = ("global", "season", "entity", "entity and season")
-# count, mean, standard deviation, median, spread (1.4826 MAD), floor of both spreads
-FIGURES = 6
+# The spread is 1.4826 MAD; its floor is that of the standard deviation too.
+FIGURE_NAMES = ("count", "mean", "stddev", "median", "spread", "spread_floor")
+FIGURES = len(FIGURE_NAMES)
 # Stands for anything farther, for infinities, and for any departure from a history that is constant everywhere.
 FARTHEST = 1e6
 VERDICTS = ("score", "deviation", "either", "both")
@@ -28,16 +29,30 @@ PROBABILITIES = (
 )
 
 
+class Tolerance:
+    """Departures of a feature that don't count, however many standard deviations they are."""
+
+    def __init__(self, content: dict[str, Any]) -> None:
+        self.direction: str = content["direction"]
+        self.min_absolute: float = content["min_absolute"]
+        self.min_relative: float = content["min_relative"]
+
+    def passes(self, value: float, expected: float) -> bool:
+        """Return whether a departure is in the direction, and of the size, that the detector's owner cares for."""
+        change = value - expected
+        if (self.direction == "up" and change < 0) or (self.direction == "down" and change > 0):
+            return False
+        return abs(change) >= self.min_absolute and abs(change) >= self.min_relative * abs(expected)
+
+
 class Feature:
-    """How a feature is compared, and which deviations of it count."""
+    """How a feature is compared, and which departures of it count, for an entity by its key or else for all."""
 
     def __init__(self, content: dict[str, Any]) -> None:
         self.name: str = content["name"]
         self.unit: float | None = content["unit"] if content["transform"] == "log" else None
         self.origin: float = content["origin"]
-        self.direction: str = content["direction"]
-        self.min_absolute: float = content["min_absolute"]
-        self.min_relative: float = content["min_relative"]
+        self.tolerances = {entity: Tolerance(told) for entity, told in content["tolerances"].items()}
 
     def scaled(self, value: float) -> float:
         """Return a value's place on the feature's scale, from its origin."""
@@ -50,12 +65,10 @@ class Feature:
             return place
         return self.unit * sinh(place) if abs(place) < 700 else FARTHEST
 
-    def counts(self, value: float, expected: float) -> bool:
-        """Return whether a departure is in the direction, and of the size, that the detector's owner cares for."""
-        change = value - expected
-        if (self.direction == "up" and change < 0) or (self.direction == "down" and change > 0):
-            return False
-        return abs(change) >= self.min_absolute and abs(change) >= self.min_relative * abs(expected)
+    def counts(self, value: float, expected: float, entity: str) -> bool:
+        """Return whether a departure counts for an entity."""
+        tolerance = self.tolerances.get(entity) or self.tolerances.get("")
+        return tolerance is None or tolerance.passes(value, expected)
 
 
 class Rule:
@@ -67,6 +80,8 @@ class Rule:
         self.verdict: str = content["verdict"]
         self.deviation_threshold: float = content["deviation_threshold"]
         self.min_history: int = content["min_history"]
+        self.entity: list[str] = content["entity"]
+        self.season: str | None = content["season"]
         self.ordinary_scores: list[float] | None = content["ordinary_scores"]
         self.ordinary_deviations: list[float] | None = content["ordinary_deviations"]
 
@@ -76,6 +91,7 @@ def judge(
     score: float | None,
     threshold: float,
     numbers: Sequence[float | None],
+    entity: str | None,
     levels: Sequence[float | None] | None,
 ) -> dict[str, Any]:
     """Judge a row.
@@ -86,20 +102,23 @@ def judge(
         The forest's, in (0, 1], higher = more anomalous; ``None`` if every feature is missing.
     numbers
         The row's features; ``None`` and NaN are missing.
+    entity
+        The key of the row's entity, empty without one.
     levels
-        The histories to choose from, finest first, each as the level's number in `LEVELS` and `FIGURES` figures a
-        feature; ``None`` figures are unknown.
+        The histories to choose from, finest first: each the level's number in `LEVELS`, then the counts of all
+        features, their means, and so on through `FIGURES` figures; ``None`` is unknown.
 
     Returns
     -------
     dict
-        ``is_anomaly`` (``None``: can't be told), ``severity`` in [0, 1], and ``deviation``: a feature's name -> ``None``
-        where its value is missing or no level has history, else ``z`` (standard deviations from the mean, signed),
-        ``robust`` (the same from the median by the MAD), ``expected`` (the mean, in the feature's unit), ``level``.
-        Where no level has history for any feature, ``deviation`` is ``{"state": "warming up"}``.
+        ``is_anomaly`` (``None``: can't be told), ``verdict`` (which of ``score``, ``deviation`` and ``both`` is high),
+        ``severity`` in [0, 1], and ``deviation``: a feature's name ->
+        ``None`` where its value is missing or no level has history, else ``z`` (standard deviations from the mean,
+        signed), ``robust`` (the same from the median by the MAD), ``expected`` (the mean, in the feature's unit),
+        ``level``. Where no level has history for any feature, ``deviation`` is ``{"state": "warming up"}``.
     """
     deviations: dict[str, Any] = {}
-    fires, farthest, known = False, None, False
+    fires, far, known = False, None, False
     for position, feature in enumerate(rule.features):
         history = _history(rule, levels, position, len(rule.features))
         value = numbers[position]
@@ -113,15 +132,115 @@ def judge(
         robust = deviation(place, median, max(spread, floor))
         expected = feature.unscaled(mean)
         deviations[feature.name] = {"z": z, "robust": robust, "expected": _rounded(expected), "level": LEVELS[level]}
-        if min(abs(z), abs(robust)) >= rule.deviation_threshold and feature.counts(value, expected):
+        if min(abs(z), abs(robust)) >= rule.deviation_threshold and feature.counts(value, expected, entity or ""):
             fires = True
-        farthest = max(farthest or 0.0, abs(robust))
+        far = max(far or 0.0, abs(robust))
     high = None if score is None else score >= threshold
     return {
         "is_anomaly": _verdict(rule.verdict, high, fires if known else None),
-        "severity": _severity(rule, score, farthest),
+        "verdict": "both" if high and fires else "score" if high else "deviation" if fires else None,
+        "severity": _severity(rule, score, far),
         "deviation": deviations if known else {"state": "warming up"},
     }
+
+
+def farthest(rule: Rule, numbers: Sequence[float | None], levels: Sequence[float | None] | None) -> float | None:
+    """Return the largest robust deviation of a row's features, unsigned; ``None`` where none is known."""
+    told = judge(rule, None, 1.0, numbers, None, levels)["deviation"].values()
+    return max([abs(part["robust"]) for part in told if type(part) is dict], default=None)
+
+
+def tell(
+    rule: Rule,
+    contributions: Sequence[float],
+    score: float | None,
+    threshold: float,
+    numbers: Sequence[float | None],
+    entity: str | None,
+    levels: Sequence[float | None] | None,
+) -> list[dict[str, Any]]:
+    """Explain a row: one object a feature, the most telling first.
+
+    Parameters
+    ----------
+    contributions
+        The forest's baseline and each feature's contribution, in path lengths; negative = more anomalous.
+    score, threshold, numbers, entity, levels
+        As in `judge`.
+
+    Returns
+    -------
+    list of dict
+        ``feature``, ``value``, ``expected``, ``z``, ``robust``, ``level``, ``contribution``, ``share`` (of what makes the
+        row anomalous to the forest, in [0, 1]), ``baseline``, and ``sentence``.
+    """
+    deviations = judge(rule, score, threshold, numbers, entity, levels)["deviation"]
+    anomalous = -sum(min(0.0, contribution) for contribution in contributions[1:])
+    told = []
+    for position, feature in enumerate(rule.features):
+        contribution = contributions[1 + position]
+        value = numbers[position]
+        told.append(
+            {
+                "feature": feature.name,
+                "value": value if value is not None and isfinite(value) else None,
+                **(deviations.get(feature.name) or {"z": None, "robust": None, "expected": None, "level": None}),
+                "contribution": contribution,
+                "share": round(max(0.0, -contribution) / anomalous, 4) if anomalous else 0.0,
+                "baseline": contributions[0],
+            }
+        )
+    # Most telling: what is far from its history, and what the forest isolates the row by.
+    far = max([abs(part["robust"] or 0.0) for part in told], default=0.0) or 1.0
+    told.sort(key=lambda part: abs(part["robust"] or 0.0) / far + part["share"], reverse=True)
+    for part in told:
+        part["sentence"] = _sentence(rule, part, numbers, entity, levels)
+    return told
+
+
+def _sentence(
+    rule: Rule,
+    part: dict[str, Any],
+    numbers: Sequence[float | None],
+    entity: str | None,
+    levels: Sequence[float | None] | None,
+) -> str:
+    """Return what is strange about one feature in words."""
+    position = next(n for n, feature in enumerate(rule.features) if feature.name == part["feature"])
+    value = numbers[position]
+    shown = "missing" if value is None or value != value else f"{value:.6g}"
+    ending = f"contributes {part['share']:.0%} of the anomaly score".replace("%", " %")
+    history = _history(rule, levels, position, len(rule.features))
+    if history is None or part["z"] is None:
+        return (
+            f"{part['feature']} is {shown}; {ending}" if shown == "missing" else f"{part['feature']} {shown}; {ending}"
+        )
+    level, rows = LEVELS[history[0]], _count(rule, levels, position, history[0])
+    where = {
+        "global": "all rows",
+        "season": f"this {rule.season}",
+        "entity": f"{' '.join(rule.entity)} {_entity_name(entity)}",
+        "entity and season": f"{' '.join(rule.entity)} {_entity_name(entity)} in this {rule.season}",
+    }[level]
+    side = "above" if part["z"] >= 0 else "below"
+    size = "over a million" if abs(part["z"]) >= FARTHEST else f"{abs(part['z']):.3g}"
+    return (
+        f"{part['feature']} {shown} is {size} deviations {side} the mean {part['expected']:.6g} of {where} (n={rows:,}); "
+        + ending
+    )
+
+
+def _entity_name(entity: str | None) -> str:
+    return " ".join(str(part) for part in json.loads(entity)) if entity else ""
+
+
+def _count(rule: Rule, levels: Sequence[float | None] | None, position: int, level: int) -> int:
+    width = 1 + FIGURES * len(rule.features)
+    for start in range(0, len(levels or ()), width):
+        assert levels is not None
+        if levels[start] == level:
+            return int(levels[start + 1 + position] or 0)
+    return 0
 
 
 def deviation(place: float, center: float, spread: float) -> float:
@@ -153,8 +272,8 @@ def _history(
     width = 1 + FIGURES * count
     for start in range(0, len(levels or ()), width):
         assert levels is not None
-        at = start + 1 + FIGURES * position
-        rows, mean, stddev, median, spread, floor = levels[at : at + FIGURES]
+        at = start + 1 + position
+        rows, mean, stddev, median, spread, floor = levels[at : start + width : count]
         if rows is not None and rows >= rule.min_history and mean is not None and median is not None:
             return int(levels[start] or 0), mean, stddev or 0.0, median, spread or 0.0, floor or 0.0
     return None
@@ -171,12 +290,12 @@ def _verdict(rule: str, high: bool | None, fires: bool | None) -> bool | None:
     return None if high is None or fires is None else high and fires
 
 
-def _severity(rule: Rule, score: float | None, farthest: float | None) -> float | None:
+def _severity(rule: Rule, score: float | None, far: float | None) -> float | None:
     tails = []
     if score is not None and rule.ordinary_scores:
         tails.append(tail(rule.ordinary_scores, score))
-    if farthest is not None and rule.ordinary_deviations:
-        tails.append(tail(rule.ordinary_deviations, farthest))
+    if far is not None and rule.ordinary_deviations:
+        tails.append(tail(rule.ordinary_deviations, far))
     return round(max(tails), 6) if tails else None
 
 

@@ -83,5 +83,13 @@ def explain(key: str, numbers: Sequence[float | None]) -> list[float]:
 
 def judge(rule: str, *row: Any) -> dict[str, Any]:
     """Judge one row by a rule given as JSON; see `judgement.judge`."""
-    kept = _rules.get(rule) if rule in _rules else _rules.put(rule, judgement.Rule(rule))
-    return judgement.judge(kept, *row)
+    return judgement.judge(_rule(rule), *row)
+
+
+def tell(rule: str, *row: Any) -> list[dict[str, Any]]:
+    """Explain one row by a rule given as JSON; see `judgement.tell`."""
+    return judgement.tell(_rule(rule), *row)
+
+
+def _rule(text: str) -> judgement.Rule:
+    return _rules.get(text) if text in _rules else _rules.put(text, judgement.Rule(text))

@@ -16,7 +16,21 @@ $python$;
 comment on function relief._have(text) is
   'Returns an empty text if this session holds the model with this checksum, else NULL.';
 
-create function relief._load(key text, document text)
+create function relief._have_explainer(key text)
+  returns text
+  language plpython3u
+  stable
+  strict
+  parallel safe
+  cost 50
+as $python$
+    runtime = GD.get("{{runtime_key}}")
+    return "" if runtime is not None and runtime.have_explainer(key) else None
+$python$;
+comment on function relief._have_explainer(text) is
+  'Returns an empty text if this session can explain scores of the model with this checksum, else NULL.';
+
+create function relief._load(key text, document text, explain boolean default false)
   returns text
   language plpython3u
   stable
@@ -40,7 +54,10 @@ as $python$
             exec(compile(source, "<%s>" % name, "exec"), module.__dict__)
         GD["{{runtime_key}}"] = sys.modules["relief_runtime.session"]
     try:
-        GD["{{runtime_key}}"].load(key, document)
+        if explain:
+            GD["{{runtime_key}}"].load_explainer(key, document)
+        else:
+            GD["{{runtime_key}}"].load(key, document)
     except ValueError as error:
         plpy.error(
             str(error),
@@ -49,8 +66,9 @@ as $python$
         )
     return ""
 $python$;
-comment on function relief._load(text, text) is
-  'Validates a model document against its checksum, keeps the model in this session, and returns an empty text.';
+comment on function relief._load(text, text, boolean) is
+  'Validates a model document against its checksum, keeps the model, or what explains its scores, in this session, and returns '
+  'an empty text.';
 
 create function relief._score(key text, loaded text, numbers double precision[], categories text[])
   returns double precision
@@ -68,29 +86,42 @@ comment on function relief._score(text, text, double precision[], text[]) is
   'Returns the anomaly score, in (0, 1] and higher = more anomalous, of one row''s features by a model that this session holds; '
   'NULL if every feature is missing.';
 
-create function relief._deviation(value double precision, mean double precision, stddev double precision)
-  returns double precision
-  language sql
-  immutable
+create function relief._contributions(key text, loaded text, numbers double precision[], categories text[])
+  returns double precision[]
+  language plpython3u
+  stable
   parallel safe
-return case
-  -- No operation here may overflow or underflow, which PostgreSQL takes for an error: a deviation must not cost a row its score.
-  when value is null or value = 'NaN'::double precision then null
-  when mean is null or stddev is null or abs(mean) > 1e290 or stddev > 1e290 then null
-  when stddev > 1e-300 then
-    case
-      when value - mean >= 1e6 * stddev then 1e6
-      when value - mean <= -1e6 * stddev then -1e6
-      when abs(value - mean) < 1e-4 * stddev then 0
-      else round((value - mean) / stddev * 1000) / 1000
-    end
-  when value > mean then 1e6
-  when value < mean then -1e6
-  else 0
-end;
-comment on function relief._deviation(double precision, double precision, double precision) is
-  'Returns how many standard deviations a value lies from the mean, signed, to three decimals, never beyond 1000000: that stands '
-  'for anything farther, for infinities, and for any departure from a history that was constant. NULL if the history isn''t finite.';
+  cost 2000
+as $python$
+    try:
+        return GD["{{runtime_key}}"].explain(key, numbers)
+    except (KeyError, TypeError, ValueError) as error:
+        plpy.error("score cannot be explained: %s" % error, sqlstate="22023")
+$python$;
+comment on function relief._contributions(text, text, double precision[], text[]) is
+  'Returns the forest''s baseline and each feature''s contribution to one row''s mean path length; negative = more anomalous.';
+
+create function relief._judge(
+    rule text,
+    loaded text,
+    score double precision,
+    threshold double precision,
+    numbers double precision[],
+    entity text,
+    levels double precision[])
+  returns text
+  language plpython3u
+  stable
+  parallel safe
+  cost 1000
+as $python$
+    import json
+
+    judged = GD["{{runtime_key}}"].judge(rule, score, threshold, numbers, entity, levels)
+    return json.dumps(judged, ensure_ascii=False, allow_nan=False)
+$python$;
+comment on function relief._judge(text, text, double precision, double precision, double precision[], text, double precision[]) is
+  'Returns, as JSON, whether a row is an anomaly, how severe, and how far each feature lies from its history.';
 
 create function relief._no_model(detector text)
   returns double precision[]

@@ -8,9 +8,17 @@ create table relief.detector (
   table_name       name not null,
   columns          name[] not null,
   time_column      name,
+  time_zone        text not null,
+  entity           name[] not null,
+  season           text,
   contamination    double precision,
   threshold        double precision,
   on_error         text not null,
+  verdict          text not null,
+  deviation_threshold double precision not null,
+  min_history      integer not null,
+  profile_window   interval,
+  refresh_lag      integer not null,
   score_function   boolean not null,
   promoted_version integer,
   created_at       timestamptz not null default pg_catalog.now(),
@@ -24,13 +32,37 @@ create table relief.detector (
   constraint contamination_or_threshold
     check ((contamination is null) <> (threshold is null)),
   constraint on_error_is_pass_or_raise
-    check (on_error in ('pass', 'raise'))
+    check (on_error in ('pass', 'raise')),
+  constraint season_is_known
+    check (season in ('hour_of_day', 'day_of_week', 'hour_of_week')),
+  constraint season_needs_a_time_column
+    check (season is null or time_column is not null),
+  constraint verdict_is_known
+    check (verdict in ('score', 'deviation', 'either', 'both')),
+  constraint deviation_threshold_is_positive
+    check (deviation_threshold > 0),
+  constraint min_history_is_at_least_two
+    check (min_history >= 2),
+  constraint profile_window_is_positive
+    check (profile_window > interval '0'),
+  constraint refresh_lag_is_not_negative
+    check (refresh_lag >= 0)
 );
 comment on table relief.detector is 'A named configuration: one table, its features, how many anomalies to expect, what to do on failure.';
 comment on column relief.detector.schema_name is 'Where the relation was when the detector was made: a regclass loses its name with its table.';
 comment on column relief.detector.table_name is 'See schema_name.';
 comment on column relief.detector.columns is 'The columns that the features read, in the order of the arguments of the features function.';
 comment on column relief.detector.time_column is 'The column that tells when a row happened; relief train --since compares with it.';
+comment on column relief.detector.time_zone is 'In which days begin and hours count, where time_column is a timestamptz.';
+comment on column relief.detector.entity is 'The columns that name the thing a row is about; it is compared with its own history.';
+comment on column relief.detector.season is 'hour_of_day, day_of_week or hour_of_week: rows are compared with history of the same season.';
+comment on column relief.detector.verdict is
+  'What makes a row an anomaly: its score, its deviation, either, or both.';
+comment on column relief.detector.deviation_threshold is
+  'How many standard deviations, by mean and by median, a feature must lie from its history to count.';
+comment on column relief.detector.min_history is 'With fewer values an entity is judged by the next coarser level.';
+comment on column relief.detector.profile_window is 'How far back the profile reaches, from the newest row; NULL: to the beginning.';
+comment on column relief.detector.refresh_lag is 'Days before the newest that a refresh makes again, for rows that commit late.';
 comment on column relief.detector.contamination is 'The share of training rows that is to be flagged; the threshold follows from it.';
 comment on column relief.detector.threshold is 'A fixed score from which a row is an anomaly; instead of contamination.';
 comment on column relief.detector.on_error is 'What the trigger does with a row that cannot be scored: pass it with a NULL score, or raise the error.';
@@ -43,10 +75,39 @@ create table relief.feature (
   name        text not null,
   expression  text not null,
   kind        text not null default 'number',
+  scale       text not null default 'auto',
+  transform   text,
+  unit        double precision,
+  origin      double precision,
+  bin_width   double precision,
   primary key (detector_id, position),
   unique (detector_id, name),
-  constraint kind_is_number_or_category check (kind in ('number', 'category'))
+  constraint kind_is_number_or_category check (kind in ('number', 'category')),
+  constraint scale_is_known check (scale in ('auto', 'linear', 'log')),
+  constraint transform_is_known check (transform in ('linear', 'log'))
 );
+comment on column relief.feature.scale is 'On what scale the profile compares: linear, log (for positive numbers that vary by factors), or chosen by the data.';
+comment on column relief.feature.transform is 'The scale in use: linear, or log, where x stands at asinh(x / unit). Set by the first refresh or training.';
+comment on column relief.feature.unit is 'What the logarithmic scale takes for small.';
+comment on column relief.feature.origin is 'The place on the scale from which figures are counted, so that none far from zero loses precision.';
+comment on column relief.feature.bin_width is 'Width of a histogram bin on the scale: the precision of medians and quantiles.';
+
+create table relief.tolerance (
+  detector_id  integer not null references relief.detector on delete cascade,
+  feature      text not null,
+  entity       text not null,
+  direction    text not null,
+  min_absolute double precision not null,
+  min_relative double precision not null,
+  primary key (detector_id, feature, entity),
+  constraint direction_is_known check (direction in ('up', 'down', 'both')),
+  constraint minima_are_not_negative check (min_absolute >= 0 and min_relative >= 0)
+);
+comment on table relief.tolerance is 'Departures of a feature that never make an anomaly by themselves, however many standard deviations they are.';
+comment on column relief.tolerance.entity is 'The entity''s key as a JSON array; empty for all that have no row of their own.';
+comment on column relief.tolerance.direction is 'Whether departures up, down, or both count.';
+comment on column relief.tolerance.min_absolute is 'A departure smaller than this doesn''t count.';
+comment on column relief.tolerance.min_relative is 'A departure smaller than this share of the expected value doesn''t count.';
 comment on table relief.feature is 'The features of a detector, in the order in which models take them.';
 comment on column relief.feature.expression is
   'For people to read. What is computed is the features function alone; this text is never executed again.';
@@ -74,21 +135,6 @@ comment on column relief.model.threshold is 'The score from which a row is an an
 comment on column relief.model.threshold_origin is 'Where the threshold came from: contamination or fixed; taken from the document.';
 comment on column relief.model.features is 'The names of the features that the model takes, in order; taken from the document.';
 
-create table relief.profile (
-  model_id  integer primary key references relief.model on delete cascade,
-  feature   text[] not null,
-  count     bigint[] not null,
-  mean      double precision[] not null,
-  stddev    double precision[] not null,
-  minimum   double precision[] not null,
-  maximum   double precision[] not null,
-  null_rate double precision[] not null
-);
-comment on table relief.profile is 'The statistics of each feature over the rows that a model was trained on, in arrays over the features.';
-comment on column relief.profile.count is 'Rows with a value: neither NULL nor NaN.';
-comment on column relief.profile.stddev is 'Sample standard deviation (n - 1).';
-comment on column relief.profile.null_rate is 'The share of rows in which the feature is NULL or NaN.';
-
 -- Rows of a detector belong to whoever has the rights of the table's owner; of a table that is gone, to whoever made the detector.
 
 create function relief._owns(relation oid, created_by name)
@@ -114,13 +160,13 @@ alter table relief.feature enable row level security;
 create policy owner on relief.feature using (exists (select from relief.detector as d where d.id = detector_id));
 comment on policy owner on relief.feature is 'Follows the detector.';
 
+alter table relief.tolerance enable row level security;
+create policy owner on relief.tolerance using (exists (select from relief.detector as d where d.id = detector_id));
+comment on policy owner on relief.tolerance is 'Follows the detector.';
+
 alter table relief.model enable row level security;
 create policy owner on relief.model using (exists (select from relief.detector as d where d.id = detector_id));
 comment on policy owner on relief.model is 'Follows the detector.';
-
-alter table relief.profile enable row level security;
-create policy owner on relief.profile using (exists (select from relief.model as m where m.id = model_id));
-comment on policy owner on relief.profile is 'Follows the model.';
 
 create function relief._document(key text)
   returns text

@@ -1,9 +1,11 @@
 -- Generated functions: what Relief makes beside a detector's table, owned by the table's owner.
 --   _relief_features_<detector>(columns…)          the only holder of the owner's expressions
 --   _relief_verdict_<detector>(numbers, categories)   {score, threshold, version} by the promoted model; replaced by promote
---   _relief_deviation_<detector>(numbers, categories) feature -> standard deviations from the profile; replaced by promote
---   relief_score(row)                              the first element of the verdict
--- Verdict and deviation are made of identifiers and numbers alone.
+--   _relief_guarded_<detector>(columns…)           the same, NULL where an expression fails
+--   _relief_judgement_<detector>(…)                flag, severity, deviations by the profile; replaced by promote
+--   _relief_contributions_<detector>(numbers, categories)  each feature's part in the score; replaced by promote
+--   relief_score(row), relief_explain(row)         of the table's row type
+-- What promote replaces is made of identifiers, numbers and quoted literals alone.
 
 create function relief._object_name(kind text, detector text)
   returns name
@@ -49,11 +51,16 @@ as $$
   select p.oid
   from pg_proc as p
   where p.pronamespace = (select oid from pg_namespace where nspname = schema)
-    and p.proname = case kind when 'score' then 'relief_score' else relief._object_name(kind, d.name) end
+    and p.proname = case kind when 'score' then 'relief_score' when 'explain' then 'relief_explain' else relief._object_name(kind, d.name) end
     and case kind
           when 'score' then p.proargtypes = (select reltype::text::oidvector from pg_class where oid = d.relation)
+          when 'explain' then p.proargtypes = (select reltype::text::oidvector from pg_class where oid = d.relation)
           when 'trigger' then p.pronargs = 0
+          when 'event' then p.pronargs = 0
+          when 'judgement' then p.pronargs = 6
+          when 'explanation' then p.pronargs = 6
           when 'features' then p.proargnames = d.columns::text[]
+          when 'guarded' then p.proargnames = d.columns::text[]
           else p.proargtypes = format('%s %s', 'double precision[]'::regtype::oid, 'text[]'::regtype::oid)::oidvector
         end
   order by p.proowner = (select relowner from pg_class where oid = d.relation) desc nulls last, p.oid
@@ -71,7 +78,7 @@ as $$
 $$;
 comment on function relief._generated(relief.detector, text) is 'Returns a detector''s generated function of a kind beside its table, NULL where there is none.';
 
-create function relief._score_function(relation regclass)
+create function relief._row_function(relation regclass, name text)
   returns regprocedure
   language sql
   stable
@@ -80,7 +87,17 @@ as $$
   select p.oid
   from pg_proc as p
   join pg_class as c on c.relnamespace = p.pronamespace
-  where c.oid = relation and p.proname = 'relief_score' and p.proargtypes = c.reltype::text::oidvector
+  where c.oid = relation and p.proname = name and p.proargtypes = c.reltype::text::oidvector
+$$;
+comment on function relief._row_function(regclass, text) is 'Returns a function of a relation''s row type beside it, NULL where there is none.';
+
+create function relief._score_function(relation regclass)
+  returns regprocedure
+  language sql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+  select relief._row_function(relation, 'relief_score')
 $$;
 comment on function relief._score_function(regclass) is 'Returns the function relief_score of a relation''s row type, NULL where there is none.';
 
@@ -94,6 +111,29 @@ as $$
   from unnest(d.columns) with ordinality as c (name, n)
 $$;
 comment on function relief._features_call(relief.detector, text) is 'Returns the text of a call of the features function on a row''s columns.';
+
+create function relief._guarded_call(d relief.detector, row_name text)
+  returns text
+  language sql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+  select format('%s(%s)', relief._function_name(d, 'guarded'), string_agg(format('%s.%I', row_name, c.name), ', ' order by c.n))
+  from unnest(d.columns) with ordinality as c (name, n)
+$$;
+comment on function relief._guarded_call(relief.detector, text) is
+  'Returns the text of a call that gives a row''s features, NULL where an expression fails.';
+
+create function relief._judgement_call(d relief.detector, row_name text, score text, threshold text, numbers text)
+  returns text
+  language sql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+  select format('%s(%s, %s, %s, null, %s, %s)', relief._function_name(d, 'judgement'), score, threshold, numbers,
+                relief._entity_text(d, row_name), relief._season_text(d, row_name))
+$$;
+comment on function relief._judgement_call(relief.detector, text, text, text, text) is 'Returns the text of a call that judges a row.';
 
 create function relief._adopt_function(d relief.detector, signature regprocedure, description text)
   returns void
@@ -149,6 +189,23 @@ return array[
   execute statement;
   perform pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
   perform relief._adopt_function(d, relief._generated(d, 'features'), 'its features, computed from the columns of a row.');
+  execute format($sql$
+create function %s(%s)
+  returns pg_catalog.float8[]
+  language plpgsql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $body$
+begin
+  return %s(%s);
+exception when others then
+  return null;
+end
+$body$
+$sql$,
+    relief._function_name(d, 'guarded'), arguments, relief._function_name(d, 'features'),
+    (select string_agg('$' || n, ', ' order by n) from generate_series(1, cardinality(d.columns)) as n));
+  perform relief._adopt_function(d, relief._generated(d, 'guarded'), 'its features, NULL where an expression fails.');
 end
 $$;
 comment on function relief._create_features(relief.detector, relief._feature[], text) is
@@ -211,12 +268,32 @@ return relief._no_model(%L)$sql$,
     relief._function_name(d, 'verdict'), d.name);
   execute format($sql$
 create function %s(numbers pg_catalog.float8[], categories pg_catalog.text[])
+  returns pg_catalog.float8[]
+  language sql
+  stable
+  parallel safe
+return relief._no_model(%L)$sql$,
+    relief._function_name(d, 'contributions'), d.name);
+  execute format($sql$
+create function %s(
+    score pg_catalog.float8, threshold pg_catalog.float8, numbers pg_catalog.float8[], categories pg_catalog.text[],
+    entity pg_catalog.text, season pg_catalog.int2)
   returns pg_catalog.jsonb
   language sql
   stable
   parallel safe
 return null::pg_catalog.jsonb$sql$,
-    relief._function_name(d, 'deviation'));
+    relief._function_name(d, 'judgement'));
+  execute format($sql$
+create function %s(
+    score pg_catalog.float8, threshold pg_catalog.float8, numbers pg_catalog.float8[], categories pg_catalog.text[],
+    entity pg_catalog.text, season pg_catalog.int2)
+  returns pg_catalog.jsonb
+  language sql
+  stable
+  parallel safe
+return null::pg_catalog.jsonb$sql$,
+    relief._function_name(d, 'explanation'));
   perform relief._adopt_verdict(d);
 end
 $$;
@@ -228,39 +305,44 @@ create function relief._adopt_verdict(d relief.detector)
   set search_path = pg_catalog, pg_temp
 as $$
   select relief._adopt_function(d, relief._generated(d, 'verdict'), 'score, threshold and version by the promoted model.');
-  select relief._adopt_function(d, relief._generated(d, 'deviation'), 'standard deviations of each feature from its profile.');
+  select relief._adopt_function(d, relief._generated(d, 'contributions'), 'each feature''s part in the score by the promoted model.');
+  select relief._adopt_function(d, relief._generated(d, 'explanation'), 'what is strange about a row, a feature an element.');
+  select relief._adopt_function(d, relief._generated(d, 'judgement'), 'flag, severity, and deviations from the profile.');
 $$;
 comment on function relief._adopt_verdict(relief.detector) is 'Adopts the functions that promote replaces.';
 
-create function relief._require_generated(d relief.detector)
-  returns void
-  language plpgsql
+create function relief._rule(d relief.detector, m relief.model)
+  returns text
+  language sql
   stable
   set search_path = pg_catalog, pg_temp
 as $$
-declare
-  missing text;
-begin
-  select relief._function_name(d, kind) into missing
-  from unnest('{features, verdict, deviation}'::text[]) as kind
-  where relief._generated(d, kind) is null;
-  if found then
-    raise exception 'function % of detector "%" does not exist any more', missing, d.name
-      using errcode = 'undefined_function',
-            hint = format('It was dropped, or table %s was moved to another schema. Make the detector again: first select relief.drop_detector(%L);', d.relation, d.name);
-  end if;
-end
+  select jsonb_build_object(
+    'verdict', d.verdict,
+    'entity', d.entity,
+    'season', d.season,
+    'deviation_threshold', d.deviation_threshold,
+    'min_history', d.min_history,
+    'ordinary_scores', m.document::jsonb #> '{ordinary,scores}',
+    'ordinary_deviations', m.document::jsonb #> '{ordinary,deviations}',
+    'features', (
+      select jsonb_agg(jsonb_build_object(
+        'name', f.name, 'transform', coalesce(f.transform, 'linear'), 'unit', coalesce(f.unit, 1), 'origin', coalesce(f.origin, 0),
+        'tolerances', coalesce((
+          select jsonb_object_agg(t.entity, jsonb_build_object(
+            'direction', t.direction, 'min_absolute', t.min_absolute, 'min_relative', t.min_relative))
+          from relief.tolerance as t
+          where t.detector_id = d.id and t.feature = f.name), '{}')) order by f.position)
+      from relief.feature as f
+      where f.detector_id = d.id))::text
 $$;
-comment on function relief._require_generated(relief.detector) is
-  'Raises an error if a generated function is gone: to make it anew, under a name that may be somebody''s by now, takes create_detector.';
+comment on function relief._rule(relief.detector, relief.model) is 'Returns, as JSON, what makes a row an anomaly, for the runtime.';
 
 create function relief._replace_verdict(d relief.detector, m relief.model)
   returns void
   language plpgsql
   set search_path = pg_catalog, pg_temp
 as $$
-declare
-  deviations text;
 begin
   execute format($sql$
 create or replace function %1$s(numbers pg_catalog.float8[], categories pg_catalog.text[])
@@ -274,27 +356,65 @@ return array[
   %4$s::pg_catalog.float8
 ]$sql$,
     relief._function_name(d, 'verdict'), m.checksum, m.threshold, m.version);
-
-  -- A function takes a hundred arguments, so fifty features make one object; the objects are concatenated.
-  select string_agg(format(E'  jsonb_build_object(\n%s)', part), E'\n  || ' order by n) into deviations
-  from (
-    select (f.n - 1) / 50 as n,
-           string_agg(format('    %L, relief._deviation(numbers[%s], %L::pg_catalog.float8, %L::pg_catalog.float8)',
-                             f.name, f.n, p.mean[f.n], p.stddev[f.n]), E',\n' order by f.n) as part
-    from unnest(m.features) with ordinality as f (name, n), relief.profile as p
-    where p.model_id = m.id
-    group by 1
-  ) as parts;
   execute format($sql$
-create or replace function %s(numbers pg_catalog.float8[], categories pg_catalog.text[])
+create or replace function %1$s(numbers pg_catalog.float8[], categories pg_catalog.text[])
+  returns pg_catalog.float8[]
+  language sql
+  stable
+  parallel safe
+return relief._contributions(
+  %2$L, coalesce(relief._have_explainer(%2$L), relief._load(%2$L, relief._document(%2$L), true)), numbers, categories
+)$sql$,
+    relief._function_name(d, 'contributions'), m.checksum);
+  execute format($sql$
+create or replace function %1$s(
+    score pg_catalog.float8, threshold pg_catalog.float8, numbers pg_catalog.float8[], categories pg_catalog.text[],
+    entity pg_catalog.text, season pg_catalog.int2)
   returns pg_catalog.jsonb
   language sql
   stable
   parallel safe
-return
-%s$sql$,
-    relief._function_name(d, 'deviation'), coalesce(deviations, 'null::pg_catalog.jsonb'));
+return relief._judge(
+  %2$L, coalesce(relief._have(%3$L), relief._load(%3$L, relief._document(%3$L))), score, threshold, numbers, entity,
+  relief._levels(%4$s, entity, season)
+)::pg_catalog.jsonb$sql$,
+    relief._function_name(d, 'judgement'), relief._rule(d, m), m.checksum, d.id);
+  execute format($sql$
+create or replace function %1$s(
+    score pg_catalog.float8, threshold pg_catalog.float8, numbers pg_catalog.float8[], categories pg_catalog.text[],
+    entity pg_catalog.text, season pg_catalog.int2)
+  returns pg_catalog.jsonb
+  language sql
+  stable
+  parallel safe
+return relief._explanation(
+  %2$L, coalesce(relief._have(%3$L), relief._load(%3$L, relief._document(%3$L))), %4$s(numbers, categories), score, threshold,
+  numbers, entity, relief._levels(%5$s, entity, season)
+)::pg_catalog.jsonb$sql$,
+    relief._function_name(d, 'explanation'), relief._rule(d, m), m.checksum, relief._function_name(d, 'contributions'), d.id);
   perform relief._adopt_verdict(d);
 end
 $$;
-comment on function relief._replace_verdict(relief.detector, relief.model) is 'Makes a detector''s verdict and deviation those of one model.';
+comment on function relief._replace_verdict(relief.detector, relief.model) is 'Makes a detector''s verdict and judgement those of one model.';
+
+create function relief._require_generated(d relief.detector)
+  returns void
+  language plpgsql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  missing text;
+begin
+  select relief._function_name(d, kind) into missing
+  from unnest('{features, guarded, verdict, contributions, judgement, explanation}'::text[]) as kind
+  where relief._generated(d, kind) is null;
+  if found then
+    raise exception 'function % of detector "%" does not exist any more', missing, d.name
+      using errcode = 'undefined_function',
+            hint = format('It was dropped, or table %s was moved to another schema. Make the detector again: first select relief.drop_detector(%L);', d.relation, d.name);
+  end if;
+end
+$$;
+comment on function relief._require_generated(relief.detector) is
+  'Raises an error if a generated function is gone: to make it anew, under a name that may be somebody''s by now, takes create_detector.';

@@ -8,6 +8,14 @@ create function relief.create_detector(
     threshold double precision default null,
     time_column name default null,
     on_error text default 'pass',
+    entity name[] default '{}',
+    season text default null,
+    verdict text default 'either',
+    deviation_threshold double precision default 6,
+    min_history integer default 30,
+    profile_window interval default null,
+    scale text[] default null,
+    time_zone text default pg_catalog.current_setting('TimeZone'),
     score_function boolean default true,
     name_path text default pg_catalog.current_setting('search_path'))
   returns void
@@ -21,6 +29,8 @@ declare
   d relief.detector;
 begin
   perform relief._require_detector_options(name, relation, features, contamination, threshold, time_column, on_error);
+  perform relief._require_profile_options(
+    name, relation, time_column, entity, season, verdict, deviation_threshold, min_history, profile_window, scale, time_zone, cardinality(features));
   if score_function then
     perform relief._require_free_score_function(relation);
   end if;
@@ -32,11 +42,13 @@ begin
       using errcode = 'too_many_arguments', hint = 'Spread the columns over several detectors.';
   end if;
 
-  insert into relief.detector (name, relation, schema_name, table_name, columns, time_column, contamination, threshold, on_error, score_function)
+  insert into relief.detector (name, relation, schema_name, table_name, columns, time_column, time_zone, entity, season, contamination,
+                               threshold, on_error, verdict, deviation_threshold, min_history, profile_window, refresh_lag, score_function)
   select name, relation, relief._schema_of(relation), c.relname,
          array(select attname from pg_attribute where attrelid = relation and attnum = any (attributes) order by attnum),
-         time_column,
-         case when threshold is null then coalesce(contamination, 0.01) end, threshold, on_error, score_function
+         time_column, time_zone, entity, season,
+         case when threshold is null then coalesce(contamination, 0.01) end, threshold, on_error,
+         verdict, deviation_threshold, min_history, profile_window, 1, score_function
   from pg_class as c where c.oid = relation
   on conflict do nothing
   returning * into d;
@@ -44,20 +56,24 @@ begin
     raise exception 'detector "%" already exists', name
       using errcode = 'duplicate_object', hint = format('Choose another name, or first: select relief.drop_detector(%L);', name);
   end if;
-  insert into relief.feature (detector_id, position, name, expression)
-  select d.id, f.n, f.name, f.expression
+  insert into relief.feature (detector_id, position, name, expression, scale)
+  select d.id, f.n, f.name, f.expression, coalesce(scale[f.n], 'auto')
   from unnest(checked) with ordinality as f (name, expression, columns, parallel_safe, n);
 
   perform relief._create_features(d, checked, name_path);
   perform relief._create_verdict(d);
   if score_function then
     perform relief._create_score_function(d, checked);
+    perform relief._create_explain_function(d, checked);
   end if;
 end
 $$;
-comment on function relief.create_detector(text, regclass, text[], double precision, double precision, name, text, boolean, text) is
+comment on function relief.create_detector(text, regclass, text[], double precision, double precision, name, text, name[], text, text,
+                                           double precision, integer, interval, text[], text, boolean, text) is
   'Makes a detector: a name for a table and the features by which its rows are compared, each an expression, AS a name where it isn''t '
   'a column. contamination is the share of rows to flag (0.01 unless a fixed threshold is given). on_error is pass or raise. '
+  'entity names the columns of the thing a row is about, season is hour_of_day, day_of_week or hour_of_week of time_column: rows are '
+  'compared with the history of the same. verdict is score, deviation, either or both. scale gives each feature auto, linear or log. '
   'score_function => false leaves relief_score(row) to another detector of the table. Names in expressions are looked up in name_path.';
 
 create function relief._require_detector_options(
@@ -116,6 +132,73 @@ $$;
 comment on function relief._require_detector_options(text, regclass, text[], double precision, double precision, name, text) is
   'Raises an error for the first option of create_detector that can''t be.';
 
+create function relief._require_profile_options(
+    name text, relation regclass, time_column name, entity name[], season text, verdict text, deviation_threshold double precision,
+    min_history integer, profile_window interval, scale text[], time_zone text, feature_count integer)
+  returns void
+  language plpgsql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_variable
+declare
+  unknown text;
+begin
+  select coalesce(c, 'NULL') into unknown
+  from unnest(entity) as c
+  where not exists (select from pg_attribute where attrelid = relation and attname = c and attnum > 0 and not attisdropped)
+  limit 1;
+  if found or entity is null then
+    raise exception 'entity column "%" of detector "%" is not a column of table %', coalesce(unknown, 'NULL'), name, relation
+      using errcode = 'undefined_column', hint = format('The columns are: %s.', relief._column_list(relation));
+  end if;
+  if season not in ('hour_of_day', 'day_of_week', 'hour_of_week') then
+    raise exception 'season of detector "%" is "%"', name, season
+      using errcode = 'invalid_parameter_value', hint = 'It is one of hour_of_day, day_of_week and hour_of_week.';
+  end if;
+  if season is not null and time_column is null then
+    raise exception 'detector "%" has season "%" but no time column', name, season
+      using errcode = 'invalid_parameter_value', hint = 'Say which column tells when a row happened: time_column => ''…''.';
+  end if;
+  if season in ('hour_of_day', 'hour_of_week') and exists (
+      select from pg_attribute where attrelid = relation and attname = time_column and atttypid = 'date'::regtype) then
+    raise exception 'time column "%" of detector "%" is a date, which has no hour', time_column, name
+      using errcode = 'invalid_parameter_value', hint = 'Take season => ''day_of_week'', or a timestamp column.';
+  end if;
+  if profile_window is not null and time_column is null then
+    raise exception 'detector "%" has a profile window but no time column', name
+      using errcode = 'invalid_parameter_value', hint = 'Say which column tells when a row happened: time_column => ''…''.';
+  end if;
+  if profile_window <= interval '0' then
+    raise exception 'profile window % of detector "%" is not positive', profile_window, name
+      using errcode = 'numeric_value_out_of_range', hint = 'It is how far back the profile reaches, such as ''90 days''.';
+  end if;
+  if verdict is null or verdict not in ('score', 'deviation', 'either', 'both') then
+    raise exception 'verdict of detector "%" is "%"', name, verdict
+      using errcode = 'invalid_parameter_value', hint = 'It is one of score, deviation, either and both.';
+  end if;
+  if deviation_threshold is null or not deviation_threshold > 0 then
+    raise exception 'deviation threshold % of detector "%" is not positive', deviation_threshold, name
+      using errcode = 'numeric_value_out_of_range', hint = 'It is a number of standard deviations, such as 6.';
+  end if;
+  if min_history is null or min_history < 2 then
+    raise exception 'min_history % of detector "%" is not at least 2', min_history, name
+      using errcode = 'numeric_value_out_of_range', hint = 'It is how many values make a history, such as 30.';
+  end if;
+  if scale is not null and (cardinality(scale) <> feature_count or exists (
+      select from unnest(scale) as s where s is null or s not in ('auto', 'linear', 'log'))) then
+    raise exception 'scale of detector "%" is %, not auto, linear or log for each of % features', name, scale, feature_count
+      using errcode = 'invalid_parameter_value', hint = 'Leave it out, and the data choose.';
+  end if;
+  if time_zone is null or not exists (select from pg_timezone_names as z where z.name = time_zone) and time_zone <> current_setting('TimeZone') then
+    raise exception 'time zone "%" of detector "%" is not known', time_zone, name
+      using errcode = 'invalid_parameter_value', hint = 'The names are in pg_timezone_names, such as UTC or Europe/Berlin.';
+  end if;
+end
+$$;
+comment on function relief._require_profile_options(text, regclass, name, name[], text, text, double precision, integer, interval, text[], text, integer) is
+  'Raises an error for the first option of create_detector about profiles that can''t be.';
+
 create function relief._require_free_score_function(relation regclass)
   returns void
   language plpgsql
@@ -152,9 +235,10 @@ begin
     raise exception 'two features of table % are named "%"', relation, twice
       using errcode = 'duplicate_column', hint = 'Name one of them: expression AS another_name.';
   end if;
-  if exists (select from unnest(features) as f where f.name = 'error') then
-    raise exception 'a feature of table % is named "error"', relation
-      using errcode = 'reserved_name', hint = 'relief_deviation holds the reason of a failure under that name; write expression AS another_name.';
+  select f.name into twice from unnest(features) as f where f.name in ('error', 'state') limit 1;
+  if found then
+    raise exception 'a feature of table % is named "%"', relation, twice
+      using errcode = 'reserved_name', hint = 'relief_deviation tells of failures under that name; write expression AS another_name.';
   end if;
 end
 $$;
@@ -178,6 +262,37 @@ end
 $$;
 comment on function relief._detector(text) is 'Returns a detector that the caller may act on, or raises an error.';
 
+create function relief._present_detector(name text)
+  returns relief.detector
+  language plpgsql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  d constant relief.detector := relief._detector(name);
+begin
+  perform relief._require_table(d);
+  return d;
+end
+$$;
+comment on function relief._present_detector(text) is 'Returns a detector that the caller may act on and whose table is there, or raises an error.';
+
+create function relief._require_table(d relief.detector)
+  returns void
+  language plpgsql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if relief._schema_of(d.relation) is null then
+    raise exception 'table %.% of detector "%" does not exist any more', d.schema_name, d.table_name, d.name
+      using errcode = 'undefined_table',
+            hint = format('Drop the detector: select relief.drop_detector(%L);', d.name);
+  end if;
+end
+$$;
+comment on function relief._require_table(relief.detector) is 'Raises an error if a detector''s table is gone.';
+
 create function relief._lock_detector(name text)
   returns relief.detector
   language plpgsql
@@ -190,11 +305,7 @@ begin
   if not found then
     perform relief._raise_no_detector($1);
   end if;
-  if relief._schema_of(locked.relation) is null then
-    raise exception 'table %.% of detector "%" does not exist any more', locked.schema_name, locked.table_name, locked.name
-      using errcode = 'undefined_table',
-            hint = pg_catalog.format('Drop the detector: select relief.drop_detector(%L);', locked.name);
-  end if;
+  perform relief._require_table(locked);
   return locked;
 end
 $$;
@@ -231,13 +342,15 @@ begin
   if relief._schema_of(d.relation) is not null then
     perform relief._detach(d, drop_columns);
   end if;
-  -- A table that was moved to another schema has left its functions behind.
+  -- A table that was moved to another schema has left its functions behind. What was made later may call what was made before.
   for generated in
-    select distinct made
+    select made
     from unnest(array[d.schema_name, relief._schema_of(d.relation)]) as place,
-         unnest('{score, trigger, verdict, deviation, features}'::text[]) as kind,
+         unnest('{explain, score, trigger, event, verdict, judgement, explanation, contributions, guarded, features}'::text[]) as kind,
          relief._generated_in(place, d, kind) as made
-    where made is not null and (kind <> 'score' or d.score_function)
+    where made is not null and (kind not in ('explain', 'score') or d.score_function)
+    group by made
+    order by made::oid desc
   loop
     execute format('drop function %s', generated);
   end loop;

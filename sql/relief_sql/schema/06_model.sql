@@ -14,17 +14,21 @@ begin
   from relief.model as e where e.detector_id = d.id
   returning * into strict m;
   perform relief._require_features(d, m);
-  insert into relief.profile (model_id, feature, count, mean, stddev, minimum, maximum, null_rate)
-  select m.id,
-         array_agg(f.name order by n),
-         array_agg((p ->> 'count')::bigint order by n),
-         array_agg((p ->> 'mean')::float8 order by n),
-         array_agg((p ->> 'stddev')::float8 order by n),
-         array_agg((p ->> 'minimum')::float8 order by n),
-         array_agg((p ->> 'maximum')::float8 order by n),
-         array_agg((p ->> 'null_rate')::float8 order by n)
+  -- Until a first refresh, the rows that the model was trained on are all the history there is.
+  insert into relief.profile (detector_id, entity, season, rows, complete, count, mean, stddev, median, spread, spread_floor,
+                              p01, p99, minimum, maximum, null_rate)
+  select d.id, '', -1, max(p.count / nullif(1 - p.null_rate, 0)), bool_and(p.count >= d.min_history),
+         array_agg(p.count order by n), array_agg(p.mean order by n), array_agg(p.stddev order by n),
+         array_agg(p.median order by n), array_agg(p.spread order by n), array_agg(0.1 * coalesce(nullif(p.spread, 0), p.stddev) order by n),
+         array_agg(p.p01 order by n), array_agg(p.p99 order by n), array_agg(p.minimum order by n), array_agg(p.maximum order by n),
+         array_agg(p.null_rate order by n)
   from unnest(m.features) with ordinality as f (name, n)
-  cross join lateral (select m.document::jsonb -> 'profile' -> f.name as p) as profile;
+  cross join lateral jsonb_to_record(m.document::jsonb -> 'profile' -> f.name) as q (scaled jsonb)
+  cross join lateral jsonb_to_record(q.scaled) as p (
+    count float8, mean float8, stddev float8, median float8, spread float8, p01 float8, p99 float8, minimum float8, maximum float8,
+    null_rate float8)
+  having max(p.count / nullif(1 - p.null_rate, 0)) is not null
+  on conflict do nothing;
   return m.version;
 end
 $$;

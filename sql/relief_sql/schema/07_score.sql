@@ -5,7 +5,8 @@ create type relief._target as (
   relation  regclass,
   features  text,
   verdict   text,
-  deviation text,
+  judgement text,
+  explanation text,
   on_error  text
 );
 comment on type relief._target is 'What a caller who doesn''t own a detector''s table needs to score a row: names of functions, and the policy.';
@@ -25,7 +26,7 @@ begin
     perform relief._raise_no_detector(detector);
   end if;
   return row(d.name, d.relation, relief._features_call(d, 'o'), relief._function_name(d, 'verdict'),
-             relief._function_name(d, 'deviation'), d.on_error)::relief._target;
+             relief._judgement_call(d, 'o', '$1', '$2', '$3'), relief._explain_query(d, 'o'), d.on_error)::relief._target;
 end
 $$;
 comment on function relief._find(text) is 'Returns where a detector''s functions are; whoever may score may know.';
@@ -63,7 +64,8 @@ create function relief.detect(
     out threshold double precision,
     out is_anomaly boolean,
     out deviation jsonb,
-    out model_version integer)
+    out model_version integer,
+    out severity double precision)
   language plpgsql
   stable
   set search_path = pg_catalog, pg_temp
@@ -72,6 +74,7 @@ declare
   target constant relief._target := relief._find(detector);
   numbers double precision[];
   verdict double precision[];
+  judgement jsonb;
 begin
   perform relief._require_columns(target, row_values);
   -- A value that isn't of its column's type is the caller's mistake, an expression that fails is the row's: the policy decides.
@@ -86,17 +89,21 @@ begin
     deviation := jsonb_build_object('error', sqlerrm);
     return;
   end;
-  execute format('select %s($1, null::text[]), %s($1, null::text[])', target.verdict, target.deviation) into verdict, deviation using numbers;
+  execute format('select %s($1, null::text[])', target.verdict) into verdict using numbers;
+  execute format('select %s from jsonb_populate_record(null::%s, $4) as o', target.judgement, target.relation)
+    into judgement using verdict[1], verdict[2], numbers, row_values;
   score := verdict[1];
   threshold := verdict[2];
-  is_anomaly := verdict[1] >= verdict[2];
+  is_anomaly := (judgement ->> 'is_anomaly')::boolean;
+  deviation := judgement -> 'deviation';
   model_version := verdict[3];
+  severity := (judgement ->> 'severity')::double precision;
 end
 $$;
 comment on function relief.detect(text, jsonb) is
   'Scores one row, given as column names and values (left out = NULL): score in (0, 1] with higher = more anomalous, the threshold from '
-  'which a row is an anomaly, whether this one is, each feature''s standard deviations from the profile, and the version that '
-  'judged. Under policy pass, a row whose features fail has a NULL score and the reason as "error" in deviation.';
+  'which a row is an anomaly, whether this one is, how far each feature lies from its history, the version that judged, and the '
+  'severity: the share of ordinary rows that are less strange. Under policy pass, a row whose features fail has a NULL score and the reason as "error" in deviation.';
 
 create function relief.score(detector text, row_values jsonb)
   returns double precision

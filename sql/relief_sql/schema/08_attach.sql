@@ -30,6 +30,7 @@ begin
   where p.schemaname = relief._schema_of(d.relation) and p.tablename = (select relname from pg_class where oid = d.relation);
   perform relief._add_companion_columns(d);
   perform relief._create_trigger(d);
+  perform relief._create_event_trigger(d);
   if publications is not null then
     raise warning 'table % is published by %: replication stops until its subscribers have the new columns', d.relation, publications
       using hint = format('On each subscriber: alter table %s %s;', d.relation,
@@ -154,25 +155,21 @@ create function relief._trigger_body(d relief.detector)
   stable
   set search_path = pg_catalog, pg_temp
 as $$
-  -- No text but quoted identifiers goes in here. Under policy pass, what fails is caught: a row is never lost to its score.
-  -- An update is compared column by column as it is stored: a WHEN clause would forbid to retype or drop the columns in it.
-  select format(
-    case d.on_error
-      when 'pass' then $body$
+  -- No text but quoted identifiers goes in here. An update is compared column by column as it is stored: a WHEN clause would
+  -- forbid to retype or drop the columns in it. Under policy pass, what fails is caught: a row is never lost to its score.
+  select format($body$
 declare
   numbers double precision[];
   verdict double precision[];
+  judgement jsonb;
 begin
+%1$s
+  return new;
+end
+$body$,
+    case d.on_error when 'pass' then format($body$
   begin
-    if tg_op = 'UPDATE' and row(%3$s)::record operator(pg_catalog.*=) row(%4$s)::record then
-      return new;
-    end if;
-    numbers := %1$s;
-    verdict := %2$s(numbers, null::text[]);
-    new.relief_anomaly_score := verdict[1];
-    new.relief_is_anomaly := verdict[1] >= verdict[2];
-    new.relief_model_version := verdict[3];
-    new.relief_deviation := %5$s(numbers, null::text[]);
+%1$s
   exception when others then
     begin
       new.relief_anomaly_score := null;
@@ -183,33 +180,29 @@ begin
       null;  -- a companion column is gone; relief.check() tells
     end;
   end;
-  return new;
-end
-$body$
-      else $body$
-declare
-  numbers double precision[];
-  verdict double precision[];
-begin
-  if tg_op = 'UPDATE' and row(%3$s)::record operator(pg_catalog.*=) row(%4$s)::record then
-    return new;
-  end if;
-  numbers := %1$s;
-  verdict := %2$s(numbers, null::text[]);
-  new.relief_anomaly_score := verdict[1];
-  new.relief_is_anomaly := verdict[1] >= verdict[2];
-  new.relief_model_version := verdict[3];
-  new.relief_deviation := %5$s(numbers, null::text[]);
-  return new;
-end
-$body$
-    end,
-    relief._features_call(d, 'new'),
-    relief._function_name(d, 'verdict'),
-    string_agg(format('new.%I', watched.name), ', ' order by watched.n),
-    string_agg(format('old.%I', watched.name), ', ' order by watched.n),
-    relief._function_name(d, 'deviation'))
-  from unnest(d.columns || array(select c.name from relief._companion_columns() as c)) with ordinality as watched (name, n)
+$body$, steps) else steps end)
+  from (
+    select format($body$
+    if tg_op = 'UPDATE' and row(%3$s)::record operator(pg_catalog.*=) row(%4$s)::record then
+      return new;
+    end if;
+    numbers := %1$s;
+    verdict := %2$s(numbers, null::text[]);
+    judgement := %5$s;
+    new.relief_anomaly_score := verdict[1];
+    new.relief_is_anomaly := (judgement ->> 'is_anomaly')::boolean;
+    new.relief_model_version := verdict[3];
+    new.relief_deviation := judgement -> 'deviation';
+$body$,
+      relief._features_call(d, 'new'),
+      relief._function_name(d, 'verdict'),
+      string_agg(format('new.%I', watched.name), ', ' order by watched.n),
+      string_agg(format('old.%I', watched.name), ', ' order by watched.n),
+      relief._judgement_call(d, 'new', 'verdict[1]', 'verdict[2]', 'numbers')) as steps
+    from unnest(d.columns || d.entity || d.time_column || array(select c.name from relief._companion_columns() as c))
+      with ordinality as watched (name, n)
+    where watched.name is not null
+  ) as body
 $$;
 comment on function relief._trigger_body(relief.detector) is 'Returns the body of a detector''s trigger function.';
 
@@ -261,6 +254,10 @@ begin
       execute format('drop trigger "~relief" on %s', d.relation);
     end if;
     execute format('drop function %s', trigger_function);
+  end if;
+  if relief._generated(d, 'event') is not null then
+    execute format('drop trigger if exists "~relief_event" on %s', d.relation);
+    execute format('drop function %s', relief._generated(d, 'event'));
   end if;
   -- The columns may be in use by another detector that is attached to the same table.
   if drop_columns and not exists (select from pg_trigger where tgrelid = d.relation and tgname = '~relief') then

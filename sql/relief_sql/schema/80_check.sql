@@ -8,7 +8,7 @@ as $$
 declare
   -- One split at 0: a row left of it falls into a leaf of path length 1, one right of it into one of path length 3.
   document constant text := '{"format":1,"features":[{"name":"x","expression":"x","kind":"number"}],"encoders":{},"samples":2,'
-    '"average_path_length":1.0,"trees":[{"feature":[0,-1,-1],"value":[0.0,1.0,3.0],"missing_left":[0,0,0]}],'
+    '"average_path_length":1.0,"trees":[{"feature":[0,-1,-1],"value":[0.0,1.0,3.0],"missing_left":[0,0,0],"rows":[2,1,1]}],'
     '"threshold":{"value":0.5,"origin":"fixed"}}';
   key constant text := encode(sha256(convert_to(document, 'UTF8')), 'hex');
   scores double precision[];
@@ -47,7 +47,7 @@ begin
       and a.attrelid = d.relation and a.attname = c.name and a.atttypid <> p.proargtypes[(c.n - 1)::integer];
   return query
     select format('function %s is gone; drop and create the detector', relief._function_name(d, kind))
-    from unnest('{features, verdict, deviation}'::text[]) as kind
+    from unnest('{features, guarded, verdict, contributions, judgement, explanation}'::text[]) as kind
     where relief._generated(d, kind) is null;
   if d.score_function and relief._score_function(d.relation) is null then
     return next format('function relief_score(%s) is gone; drop and create the detector', d.relation);
@@ -60,7 +60,8 @@ begin
     select format('function %s belongs to %I, not to the table''s owner; alter function %s owner to %I;',
                   p.oid::regprocedure, pg_get_userbyid(p.proowner), p.oid::regprocedure, pg_get_userbyid(owner))
     from pg_proc as p
-    where p.oid in (relief._generated(d, 'features'), relief._generated(d, 'verdict'), relief._generated(d, 'deviation'),
+    where p.oid in (relief._generated(d, 'features'), relief._generated(d, 'guarded'), relief._generated(d, 'verdict'),
+                    relief._generated(d, 'judgement'),
                     relief._trigger_function(d))
       and p.proowner <> owner;
   if d.promoted_version is null then

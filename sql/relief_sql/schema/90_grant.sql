@@ -8,7 +8,8 @@ as $$
 begin
   execute format('grant usage on schema relief to %s', role);
   execute format('grant execute on function relief.score(text, jsonb), relief.detect(text, jsonb), relief._find(text), '
-                 'relief._require_columns(relief._target, jsonb), relief._column_list(regclass), relief._raise_no_detector(text) to %s', role);
+                 'relief.explain(text, jsonb), relief._require_columns(relief._target, jsonb), relief._column_list(regclass), '
+                 'relief._raise_no_detector(text) to %s', role);
 end
 $$;
 comment on function relief.grant_usage(regrole) is 'Lets a role score rows by a detector''s name: relief.score and relief.detect.';
@@ -23,9 +24,11 @@ begin
   execute format('grant execute on all functions in schema relief to %s', role);
   execute format('grant execute on all procedures in schema relief to %s', role);
   execute format('revoke execute on function relief.grant_usage(regrole), relief.grant_admin(regrole) from %s', role);
-  execute format('grant select on relief.detector, relief.feature, relief.model, relief.profile to %s', role);
+  execute format('grant select on all tables in schema relief to %s', role);
   execute format('grant insert, delete on relief.detector, relief.model to %s', role);
-  execute format('grant insert on relief.feature, relief.profile to %s', role);
+  execute format('grant insert on relief.feature, relief.event to %s', role);
+  execute format('grant insert, update, delete on relief.tolerance, relief.bucket, relief.profile, relief.refresh, relief.stale_day, relief.label to %s', role);
+  execute format('grant update (transform, unit, origin, bin_width) on relief.feature to %s', role);
   execute format('grant update (promoted_version) on relief.detector to %s', role);
 end
 $$;
@@ -36,9 +39,13 @@ revoke execute on all functions in schema relief from public;
 revoke execute on all procedures in schema relief from public;
 grant execute on function
   relief._have(text),
-  relief._load(text, text),
+  relief._load(text, text, boolean),
+  relief._have_explainer(text),
+  relief._contributions(text, text, double precision[], text[]),
+  relief._judge(text, text, double precision, double precision, double precision[], text, double precision[]),
+  relief._explanation(text, text, double precision[], double precision, double precision, double precision[], text, double precision[]),
+  relief._levels(integer, text, smallint),
   relief._score(text, text, double precision[], text[]),
   relief._document(text),
-  relief._deviation(double precision, double precision, double precision),
   relief._no_model(text)
   to public;

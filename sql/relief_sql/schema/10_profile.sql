@@ -1,0 +1,213 @@
+-- Profiles: the historical normal of a detector's features. Moments and histograms are kept a day at a time, in buckets that can be
+-- made again; what a row is judged by is merged from them: one row of relief.profile for an entity and season.
+-- All figures are on the feature's own scale, counted from its origin: far from zero nothing cancels.
+
+create table relief.bucket (
+  detector_id integer not null references relief.detector on delete cascade,
+  entity      text not null,
+  season      smallint not null,
+  day         date not null,
+  position    integer not null,
+  rows        bigint not null,
+  count       bigint not null,
+  mean        double precision,
+  m2          double precision,
+  minimum     double precision,
+  maximum     double precision,
+  bins        bigint[] not null,
+  bin_counts  bigint[] not null,
+  primary key (detector_id, entity, season, day, position)
+);
+create index bucket_day_idx on relief.bucket (detector_id, day);
+comment on table relief.bucket is 'What one day adds to the history of one feature, for an entity and season: mergeable moments and a histogram.';
+comment on column relief.bucket.entity is 'The entity''s key as a JSON array; empty for all entities together.';
+comment on column relief.bucket.season is 'The hour or day that the season counts; -1 for all of them together.';
+comment on column relief.bucket.day is 'In the detector''s time zone; -infinity where a row has no time, or the detector no time column.';
+comment on column relief.bucket.m2 is 'Sum of squared differences from the mean (Chan, Golub, LeVeque 1983), to be merged without cancellation.';
+comment on column relief.bucket.bins is 'The bins that hold values: bin b spans b to b + 1 times the feature''s bin width.';
+
+create table relief.profile (
+  detector_id  integer not null references relief.detector on delete cascade,
+  entity       text not null,
+  season       smallint not null,
+  rows         bigint not null,
+  complete     boolean not null,
+  count        double precision[] not null,
+  mean         double precision[] not null,
+  stddev       double precision[] not null,
+  median       double precision[] not null,
+  spread       double precision[] not null,
+  spread_floor double precision[] not null,
+  p01          double precision[] not null,
+  p99          double precision[] not null,
+  minimum      double precision[] not null,
+  maximum      double precision[] not null,
+  null_rate    double precision[] not null,
+  refreshed_at timestamptz not null default pg_catalog.now(),
+  primary key (detector_id, entity, season)
+);
+comment on table relief.profile is 'The history that rows are judged by, in arrays over the features: global, per entity, per season, per both.';
+comment on column relief.profile.entity is 'See relief.bucket.';
+comment on column relief.profile.season is 'See relief.bucket.';
+comment on column relief.profile.complete is 'Whether every feature has min_history values, so that no coarser level needs to be read.';
+comment on column relief.profile.count is 'Values: neither NULL, NaN nor infinite.';
+comment on column relief.profile.spread is '1.4826 times the median absolute deviation, which for a normal distribution is the standard deviation.';
+comment on column relief.profile.spread_floor is 'A tenth of the global spread: no history is taken for more constant than that.';
+comment on column relief.profile.minimum is 'In the feature''s own unit, as maximum is.';
+
+create table relief.refresh (
+  detector_id  integer primary key references relief.detector on delete cascade,
+  newest_day   date,
+  refreshed_at timestamptz
+);
+comment on table relief.refresh is 'How far a detector''s profile has come; its row is locked while one session refreshes.';
+
+create table relief.stale_day (
+  detector_id integer not null references relief.detector on delete cascade,
+  day         date not null,
+  primary key (detector_id, day)
+);
+comment on table relief.stale_day is 'Days whose buckets the next refresh makes again, because a label changed.';
+
+create table relief.label (
+  detector_id integer not null references relief.detector on delete cascade,
+  key         jsonb not null,
+  is_anomaly  boolean not null,
+  note        text,
+  labelled_at timestamptz not null default pg_catalog.now(),
+  labelled_by name not null default current_user,
+  primary key (detector_id, key)
+);
+comment on table relief.label is 'What people say of rows: anomalous rows stay out of the baseline, ordinary ones are in it though they were flagged.';
+comment on column relief.label.key is 'The row''s primary key: column -> value.';
+
+alter table relief.bucket enable row level security;
+create policy owner on relief.bucket using (exists (select from relief.detector as d where d.id = detector_id));
+comment on policy owner on relief.bucket is 'Follows the detector.';
+alter table relief.profile enable row level security;
+create policy owner on relief.profile using (exists (select from relief.detector as d where d.id = detector_id));
+comment on policy owner on relief.profile is 'Follows the detector.';
+alter table relief.refresh enable row level security;
+create policy owner on relief.refresh using (exists (select from relief.detector as d where d.id = detector_id));
+comment on policy owner on relief.refresh is 'Follows the detector.';
+alter table relief.stale_day enable row level security;
+create policy owner on relief.stale_day using (exists (select from relief.detector as d where d.id = detector_id));
+comment on policy owner on relief.stale_day is 'Follows the detector.';
+alter table relief.label enable row level security;
+create policy owner on relief.label using (exists (select from relief.detector as d where d.id = detector_id));
+comment on policy owner on relief.label is 'Follows the detector.';
+
+-- Where a row belongs. These texts are made of quoted identifiers and literals alone.
+
+create function relief._entity_text(d relief.detector, row_name text)
+  returns text
+  language sql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+  select coalesce(
+    format('case when %s then '''' else pg_catalog.jsonb_build_array(%s)::text end',
+           string_agg(format('%s.%I is null', row_name, c.name), ' or ' order by c.n),
+           string_agg(format('%s.%I', row_name, c.name), ', ' order by c.n)),
+    '''''::text')
+  from unnest(d.entity) with ordinality as c (name, n)
+$$;
+comment on function relief._entity_text(relief.detector, text) is
+  'Returns the expression of a row''s entity key: a JSON array of its columns, empty where one is NULL or the detector has none.';
+
+create function relief._local_time_text(d relief.detector, row_name text)
+  returns text
+  language sql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+  select case a.atttypid
+    when 'timestamptz'::regtype then format('(%s.%I at time zone %L)', row_name, a.attname, d.time_zone)
+    else format('%s.%I::timestamp', row_name, a.attname)
+  end
+  from pg_attribute as a
+  where a.attrelid = d.relation and a.attname = d.time_column and not a.attisdropped
+$$;
+comment on function relief._local_time_text(relief.detector, text) is 'Returns the expression of a row''s time in the detector''s time zone; NULL without a time column.';
+
+create function relief._season_text(d relief.detector, row_name text)
+  returns text
+  language sql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+  select format(
+    coalesce('coalesce(' || case d.season
+      when 'hour_of_day' then 'extract(hour from %1$s)'
+      when 'day_of_week' then 'extract(isodow from %1$s) - 1'
+      when 'hour_of_week' then '(extract(isodow from %1$s) - 1) * 24 + extract(hour from %1$s)'
+    end || ', -1)::pg_catalog.int2', '(-1)::pg_catalog.int2'),
+    relief._local_time_text(d, row_name))
+$$;
+comment on function relief._season_text(relief.detector, text) is 'Returns the expression of a row''s season: the hour or day that it counts, -1 without one.';
+
+create function relief._day_text(d relief.detector, row_name text)
+  returns text
+  language sql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+  select coalesce(format('coalesce(%s::pg_catalog.date, ''-infinity'')', relief._local_time_text(d, row_name)), '''-infinity''::pg_catalog.date')
+$$;
+comment on function relief._day_text(relief.detector, text) is 'Returns the expression of the day whose bucket a row is in.';
+
+create function relief._key_text(d relief.detector, row_name text)
+  returns text
+  language sql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+  select format('pg_catalog.jsonb_build_object(%s)', string_agg(format('%L, %s.%I', a.attname, row_name, a.attname), ', ' order by k.n))
+  from pg_index as i
+  cross join lateral unnest(i.indkey::smallint[]) with ordinality as k (attnum, n)
+  join pg_attribute as a on a.attrelid = i.indrelid and a.attnum = k.attnum
+  where i.indrelid = d.relation and i.indisprimary
+  having count(*) > 0
+$$;
+comment on function relief._key_text(relief.detector, text) is 'Returns the expression of a row''s primary key as JSON; NULL where the table has none.';
+
+create function relief._scaled(value double precision, transform text, unit double precision, origin double precision)
+  returns double precision
+  language sql
+  immutable
+  parallel safe
+return case transform when 'log' then asinh(value / unit) else value end - origin;
+comment on function relief._scaled(double precision, text, double precision, double precision) is
+  'Returns a value''s place on a feature''s scale, from the feature''s origin.';
+
+create function relief._levels(detector integer, entity text, season smallint)
+  returns double precision[]
+  language plpgsql
+  stable
+  security definer
+  parallel safe
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  result double precision[] := '{}';
+  level integer;
+  p record;
+begin
+  foreach level in array '{3, 2, 1, 0}'::integer[] loop
+    -- 3: entity and season, 2: entity, 1: season of a detector without entities, 0: all rows
+    continue when level >= 2 and entity = '' or level % 2 = 1 and season < 0 or level = 1 and entity <> '';
+    select q.complete, q.count || q.mean || q.stddev || q.median || q.spread || q.spread_floor as figures into p
+    from relief.profile as q
+    where q.detector_id = detector
+      and q.entity = case when level >= 2 then $2 else '' end
+      and q.season = case when level % 2 = 1 then $3 else -1::smallint end;
+    if found then
+      result := result || (level::double precision || p.figures);
+      exit when p.complete;
+    end if;
+  end loop;
+  return result;
+end
+$$;
+comment on function relief._levels(integer, text, smallint) is
+  'Returns the histories to judge a row by, finest first, down to the first that is complete: each the level''s number and six figures a feature.';

@@ -1,0 +1,306 @@
+-- Refresh: bring a profile up to date at the cost of what is new. Days are made again as a whole, the newest ones always, so that
+-- rows that committed late are found; a refresh that is killed has done nothing, and one that is repeated changes nothing.
+
+create function relief._calibrate(d relief.detector)
+  returns void
+  language plpgsql
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  share double precision;
+begin
+  if not exists (select from relief.feature as f where f.detector_id = d.id and f.bin_width is null) then
+    return;
+  end if;
+  select 100 * least(1, 30000 / greatest(1, case when c.reltuples > 0 then c.reltuples else 50 * relief._blocks(c.oid) end)) into share
+  from pg_class as c where c.oid = d.relation;
+  execute format($sql$
+    with number as (
+      select v.position, v.value
+      from (select %1$s as numbers from %2$s as o %3$s) as drawn
+      cross join lateral unnest(drawn.numbers) with ordinality as v (value, position)
+      where abs(v.value) < 1e150
+    ), shape as (
+      select n.position, min(n.value) as minimum, avg(n.value) as mean, coalesce(stddev_pop(n.value), 0) as stddev,
+             coalesce(nullif(percentile_cont(0.05) within group (order by n.value) filter (where n.value > 0), 0), 1) as unit
+      from number as n
+      group by n.position
+    ), chosen as materialized (
+      select s.position, s.unit,
+             case
+               when f.scale <> 'auto' then f.scale
+               -- Skewness beyond 1 of what is never negative: such numbers vary by factors, not by differences.
+               when s.minimum >= 0 and s.stddev > 0
+                    and (select avg(((n.value - s.mean) / s.stddev) ^ 3) from number as n where n.position = s.position) > 1 then 'log'
+               else 'linear'
+             end as transform
+      from shape as s
+      join relief.feature as f on f.detector_id = $1 and f.position = s.position
+    ), placed as (
+      select c.position, c.unit, c.transform,
+             percentile_cont(0.5) within group (order by relief._scaled(n.value, c.transform, c.unit, 0)) as origin,
+             percentile_cont(0.75) within group (order by relief._scaled(n.value, c.transform, c.unit, 0))
+               - percentile_cont(0.25) within group (order by relief._scaled(n.value, c.transform, c.unit, 0)) as quartiles,
+             coalesce(stddev_pop(relief._scaled(n.value, c.transform, c.unit, 0)), 0) as stddev
+      from chosen as c
+      join number as n on n.position = c.position
+      group by c.position, c.unit, c.transform
+    )
+    update relief.feature as f
+    set transform = p.transform, unit = p.unit, origin = p.origin,
+        -- Some fifty bins across the bulk of the values.
+        bin_width = coalesce(nullif(coalesce(nullif(p.quartiles, 0), p.stddev) / 32, 0), 1)
+    from placed as p
+    where f.detector_id = $1 and f.position = p.position and f.bin_width is null
+  $sql$, relief._guarded_call(d, 'o'), d.relation,
+         case when share < 100 and (select relkind in ('r', 'p', 'm') from pg_class where oid = d.relation)
+              then format('tablesample system (%s) repeatable (0)', share) else '' end)
+  using d.id;
+  -- What has no value yet gets a scale all the same, so that refreshing goes on.
+  update relief.feature as f
+  set transform = case f.scale when 'log' then 'log' else 'linear' end, unit = 1, origin = 0, bin_width = 1
+  where f.detector_id = d.id and f.bin_width is null and exists (select from relief.feature as g where g.detector_id = d.id and g.bin_width is not null);
+end
+$$;
+comment on function relief._calibrate(relief.detector) is
+  'Chooses the scale, origin and bin width of features that have none yet, from a sample of the table.';
+
+create function relief._ordinary_text(d relief.detector)
+  returns text
+  language sql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+  select format('coalesce(not (select l.is_anomaly from relief.label as l where l.detector_id = %s and l.key = %s), %s)',
+                d.id,
+                coalesce(relief._key_text(d, 'o'), 'null'),
+                case
+                  when exists (select from pg_attribute
+                               where attrelid = d.relation and attname = 'relief_is_anomaly' and atttypid = 'boolean'::regtype and not attisdropped)
+                  then 'o.relief_is_anomaly is not true'
+                  else 'true'
+                end)
+$$;
+comment on function relief._ordinary_text(relief.detector) is
+  'Returns the condition for rows, called o, that belong to the baseline: a label decides, else the flag.';
+
+create function relief._days_text(d relief.detector, from_day date, stale date[])
+  returns text
+  language sql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+  select case when from_day is null then 'true' else
+    format('(o.%I >= %s%s)', d.time_column, relief._instant_text(d, from_day),
+           coalesce((select string_agg(format(' or o.%1$I >= %2$s and o.%1$I < %3$s', d.time_column,
+                                              relief._instant_text(d, day), relief._instant_text(d, day + 1)), '')
+                     from unnest(stale) as day), ''))
+  end
+$$;
+comment on function relief._days_text(relief.detector, date, date[]) is
+  'Returns the condition for rows, called o, from a day on or of the days given, such that an index on the time column serves.';
+
+create function relief._instant_text(d relief.detector, day date)
+  returns text
+  language sql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+  select case a.atttypid
+    when 'timestamptz'::regtype then format('(%L::timestamp at time zone %L)', day, d.time_zone)
+    else format('%L::timestamp', day)
+  end
+  from pg_attribute as a
+  where a.attrelid = d.relation and a.attname = d.time_column and not a.attisdropped
+$$;
+comment on function relief._instant_text(relief.detector, date) is 'Returns the expression of a day''s beginning, to be compared with the time column.';
+
+create function relief._fill_buckets(d relief.detector, days text)
+  returns void
+  language plpgsql
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  statement constant text := format($sql$
+    insert into relief.bucket (detector_id, entity, season, day, position, rows, count, mean, m2, minimum, maximum, bins, bin_counts)
+    with source as (
+      select %1$s as day, %2$s as entity, %3$s as season, %%s as numbers
+      from %4$s as o
+      where %5$s and %6$s
+    ), placed as (
+      select s.day, level.entity, level.season, v.position::integer as position, v.value, f.bin_width,
+             case when abs(v.value) < 1e150 then relief._scaled(v.value, f.transform, f.unit, f.origin) end as place
+      from source as s
+      cross join lateral (values (3, s.entity, s.season), (2, s.entity, -1::smallint), (1, '', s.season), (0, '', -1::smallint)) as level (number, entity, season)
+      cross join lateral unnest(s.numbers) with ordinality as v (value, position)
+      join relief.feature as f on f.detector_id = $1 and f.position = v.position
+      where level.number = any ($2) and (level.number < 2 or s.entity <> '') and (mod(level.number, 2) = 0 or s.season >= 0)
+    ), binned as (
+      select p.day, p.entity, p.season, p.position, floor(p.place / p.bin_width)::bigint as bin, count(*) as rows,
+             avg(p.place) as mean, var_pop(p.place) * count(*) as m2, min(p.value) as minimum, max(p.value) as maximum
+      from placed as p
+      group by p.day, p.entity, p.season, p.position, floor(p.place / p.bin_width)::bigint
+    ), centered as (
+      select b.*,
+             sum(b.rows * b.mean) over one / nullif(sum(b.rows) filter (where b.bin is not null) over one, 0) as center
+      from binned as b
+      window one as (partition by b.day, b.entity, b.season, b.position)
+    )
+    select $1, c.entity, c.season, c.day, c.position, sum(c.rows), coalesce(sum(c.rows) filter (where c.bin is not null), 0),
+           min(c.center), sum(c.m2 + c.rows * (c.mean - c.center) ^ 2),
+           min(c.minimum) filter (where c.bin is not null), max(c.maximum) filter (where c.bin is not null),
+           coalesce(array_agg(c.bin order by c.bin) filter (where c.bin is not null), '{}'),
+           coalesce(array_agg(c.rows order by c.bin) filter (where c.bin is not null), '{}')
+    from centered as c
+    group by c.entity, c.season, c.day, c.position
+  $sql$, relief._day_text(d, 'o'), relief._entity_text(d, 'o'), relief._season_text(d, 'o'), d.relation, days, relief._ordinary_text(d));
+  levels constant integer[] := case
+    when d.entity <> '{}' and d.season is not null then '{3, 2, 0}'
+    when d.entity <> '{}' then '{2, 0}'
+    when d.season is not null then '{1, 0}'
+    else '{0}'
+  end;
+begin
+  begin
+    execute format(statement, relief._features_call(d, 'o')) using d.id, levels;
+  exception when data_exception or raise_exception then
+    -- Some row's features fail: guard each row, which is slower; that row has no values.
+    execute format(statement, relief._guarded_call(d, 'o')) using d.id, levels;
+  end;
+end
+$$;
+comment on function relief._fill_buckets(relief.detector, text) is 'Makes the buckets of the days that a condition on rows, called o, picks.';
+
+create function relief._merge_buckets(d relief.detector)
+  returns bigint
+  language plpgsql
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  merged bigint;
+begin
+  delete from relief.profile as p
+  using pg_temp.relief_touched as t
+  where p.detector_id = d.id and p.entity = t.entity and p.season = t.season;
+  insert into relief.profile (detector_id, entity, season, rows, complete, count, mean, stddev, median, spread, spread_floor,
+                              p01, p99, minimum, maximum, null_rate)
+  with part as (
+    select b.*
+    from relief.bucket as b
+    join pg_temp.relief_touched as t on t.entity = b.entity and t.season = b.season
+    where b.detector_id = d.id
+  ), centered as (
+    select p.*, sum(p.count * p.mean) over one / nullif(sum(p.count) over one, 0) as center
+    from part as p
+    window one as (partition by p.entity, p.season, p.position)
+  ), moment as (
+    select c.entity, c.season, c.position, sum(c.rows) as rows, sum(c.count) as count, min(c.center) as mean,
+           sqrt(sum(c.m2 + c.count * (c.mean - c.center) ^ 2) / nullif(sum(c.count) - 1, 0)) as stddev,
+           min(c.minimum) as minimum, max(c.maximum) as maximum
+    from centered as c
+    group by c.entity, c.season, c.position
+  ), bin as (
+    select p.entity, p.season, p.position, h.bin, sum(h.count) as count
+    from part as p
+    cross join lateral unnest(p.bins, p.bin_counts) as h (bin, count)
+    group by p.entity, p.season, p.position, h.bin
+  ), ranked as (
+    select b.*, f.bin_width,
+           sum(b.count) over (partition by b.entity, b.season, b.position order by b.bin) as upto,
+           sum(b.count) over (partition by b.entity, b.season, b.position) as total
+    from bin as b
+    join relief.feature as f on f.detector_id = d.id and f.position = b.position
+  ), quantile as (
+    select r.entity, r.season, r.position,
+           min((r.bin + (0.01 * r.total - r.upto + r.count) / r.count) * r.bin_width) filter (where r.upto >= 0.01 * r.total and r.upto - r.count < 0.01 * r.total) as p01,
+           min((r.bin + (0.5 * r.total - r.upto + r.count) / r.count) * r.bin_width) filter (where r.upto >= 0.5 * r.total and r.upto - r.count < 0.5 * r.total) as median,
+           min((r.bin + (0.99 * r.total - r.upto + r.count) / r.count) * r.bin_width) filter (where r.upto >= 0.99 * r.total and r.upto - r.count < 0.99 * r.total) as p99
+    from ranked as r
+    group by r.entity, r.season, r.position
+  ), distance as (
+    select r.entity, r.season, r.position, r.total,
+           abs((r.bin + 0.5) * r.bin_width - q.median) as away,
+           sum(r.count) over (partition by r.entity, r.season, r.position order by abs((r.bin + 0.5) * r.bin_width - q.median)) as upto
+    from ranked as r
+    join quantile as q using (entity, season, position)
+  ), deviation as (
+    select a.entity, a.season, a.position, 1.4826 * min(a.away) filter (where a.upto >= 0.5 * a.total) as spread
+    from distance as a
+    group by a.entity, a.season, a.position
+  ), everywhere as (
+    select m.position, 0.1 * coalesce(nullif(v.spread, 0), m.stddev) as spread_floor
+    from moment as m
+    left join deviation as v using (entity, season, position)
+    where m.entity = '' and m.season = -1
+  )
+  select d.id, m.entity, m.season, max(m.rows), bool_and(m.count >= d.min_history),
+         array_agg(m.count order by m.position), array_agg(m.mean order by m.position), array_agg(m.stddev order by m.position),
+         array_agg(q.median order by m.position), array_agg(v.spread order by m.position), array_agg(e.spread_floor order by m.position),
+         array_agg(q.p01 order by m.position), array_agg(q.p99 order by m.position),
+         array_agg(m.minimum order by m.position), array_agg(m.maximum order by m.position),
+         array_agg(1 - m.count / nullif(m.rows, 0) order by m.position)
+  from moment as m
+  left join quantile as q using (entity, season, position)
+  left join deviation as v using (entity, season, position)
+  left join everywhere as e using (position)
+  group by m.entity, m.season;
+  get diagnostics merged = row_count;
+  return merged;
+end
+$$;
+comment on function relief._merge_buckets(relief.detector) is
+  'Makes the profiles of the entities and seasons in the temporary table relief_touched anew from their buckets.';
+
+create function relief.refresh_profile(detector text, "full" boolean default false)
+  returns bigint
+  language plpgsql
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  d constant relief.detector := relief._present_detector(detector);
+  state relief.refresh;
+  stale date[];
+  from_day date;
+  merged bigint;
+begin
+  insert into relief.refresh (detector_id) values (d.id) on conflict do nothing;
+  select * into strict state from relief.refresh as r where r.detector_id = d.id for update;
+  perform relief._calibrate(d);
+  if d.time_column is not null and not "full" then
+    -- The newest days again: rows may have arrived, and late transactions committed.
+    from_day := state.newest_day - d.refresh_lag;
+  end if;
+  with gone as (delete from relief.stale_day as s where s.detector_id = d.id returning s.day)
+  select coalesce(array_agg(g.day) filter (where g.day < from_day), '{}') into stale from gone as g;
+
+  create temporary table relief_touched (entity text, season smallint, unique (entity, season)) on commit drop;
+  with gone as (
+    delete from relief.bucket as b
+    where b.detector_id = d.id and (from_day is null or b.day >= from_day or b.day = any (stale))
+    returning b.entity, b.season
+  )
+  insert into pg_temp.relief_touched select g.entity, g.season from gone as g on conflict do nothing;
+  perform relief._fill_buckets(d, relief._days_text(d, from_day, stale));
+  insert into pg_temp.relief_touched
+  select distinct b.entity, b.season
+  from relief.bucket as b
+  where b.detector_id = d.id and (from_day is null or b.day >= from_day or b.day = any (stale))
+  on conflict do nothing;
+
+  select max(b.day) into state.newest_day from relief.bucket as b where b.detector_id = d.id and b.day > '-infinity';
+  with gone as (
+    delete from relief.bucket as b
+    where b.detector_id = d.id and b.day < (state.newest_day - d.profile_window)::date
+    returning b.entity, b.season
+  )
+  insert into pg_temp.relief_touched select g.entity, g.season from gone as g on conflict do nothing;
+  analyze pg_temp.relief_touched;
+  merged := relief._merge_buckets(d);
+  drop table pg_temp.relief_touched;
+  update relief.refresh as r set newest_day = state.newest_day, refreshed_at = now() where r.detector_id = d.id;
+  return merged;
+end
+$$;
+comment on function relief.refresh_profile(text, boolean) is
+  'Brings a detector''s profile up to date and returns how many profiles of entities and seasons changed. Without a time column, or '
+  'with "full" => true, the whole table is read; else the newest days and those whose labels changed.';

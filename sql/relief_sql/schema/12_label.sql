@@ -1,0 +1,113 @@
+-- Labels and tolerances: what people know better.
+
+create function relief.label(detector text, key jsonb, is_anomaly boolean, note text default null)
+  returns void
+  language plpgsql
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  d constant relief.detector := relief._present_detector(detector);
+  found_key jsonb;
+  found_day date;
+begin
+  perform relief._require_key(d, key);
+  execute format('select %s, %s from %s as o where %s = $1 limit 1',
+                 relief._key_text(d, 'o'), relief._day_text(d, 'o'), d.relation,
+                 relief._key_text(d, format('jsonb_populate_record(null::%s, to_jsonb(o))', d.relation)))
+    into found_key, found_day using key;
+  if found_key is null then
+    raise exception 'table % of detector "%" has no row with key %', d.relation, d.name, key
+      using errcode = 'no_data_found', hint = 'Give the primary key as JSON, such as ''{"id": 5}''.';
+  end if;
+  if is_anomaly is null then
+    delete from relief.label as l where l.detector_id = d.id and l.key = found_key;
+  else
+    insert into relief.label as l (detector_id, key, is_anomaly, note) values (d.id, found_key, $3, $4)
+    on conflict (detector_id, key) do update
+      set is_anomaly = excluded.is_anomaly, note = excluded.note, labelled_at = now(), labelled_by = current_user;
+  end if;
+  insert into relief.stale_day (detector_id, day) values (d.id, found_day) on conflict do nothing;
+end
+$$;
+comment on function relief.label(text, jsonb, boolean, text) is
+  'Says that the row with a primary key is an anomaly (true), ordinary (false), or takes back what was said (NULL). The next refresh '
+  'of the profile leaves it out of the baseline, or lets it in.';
+
+create function relief._require_key(d relief.detector, key jsonb)
+  returns void
+  language plpgsql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  columns constant text[] := array(
+    select a.attname::text
+    from pg_index as i
+    join pg_attribute as a on a.attrelid = i.indrelid and a.attnum = any (i.indkey::smallint[])
+    where i.indrelid = d.relation and i.indisprimary
+    order by 1);
+begin
+  if columns = '{}' then
+    raise exception 'table % of detector "%" has no primary key', d.relation, d.name
+      using errcode = 'feature_not_supported', hint = 'Labels name rows by their primary key: add one.';
+  end if;
+  if jsonb_typeof(key) is distinct from 'object' or array(select k from jsonb_object_keys(key) as k order by 1) <> columns then
+    raise exception 'key % is not that of table %', coalesce(key::text, 'NULL'), d.relation
+      using errcode = 'invalid_parameter_value',
+            hint = format('Give a JSON object with: %s.', array_to_string(columns, ', '));
+  end if;
+end
+$$;
+comment on function relief._require_key(relief.detector, jsonb) is 'Raises an error unless a JSON object names just the primary key''s columns.';
+
+create function relief.set_tolerance(
+    detector text,
+    feature text,
+    direction text default 'both',
+    min_absolute double precision default 0,
+    min_relative double precision default 0,
+    entity jsonb default null)
+  returns void
+  language plpgsql
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  d constant relief.detector := relief._lock_detector(detector);
+  entity_key text := '';
+  m relief.model;
+begin
+  if not exists (select from relief.feature as f where f.detector_id = d.id and f.name = set_tolerance.feature) then
+    raise exception 'detector "%" has no feature "%"', d.name, feature
+      using errcode = 'undefined_column',
+            hint = format('The features are: %s.', (select string_agg(f.name, ', ' order by f.position) from relief.feature as f where f.detector_id = d.id));
+  end if;
+  if direction is null or direction not in ('up', 'down', 'both') then
+    raise exception 'direction "%" is not up, down or both', direction
+      using errcode = 'invalid_parameter_value', hint = 'up lets only values above the expected one make an anomaly.';
+  end if;
+  if min_absolute is null or min_absolute < 0 or min_relative is null or min_relative < 0 then
+    raise exception 'min_absolute % or min_relative % is negative or NULL', min_absolute, min_relative
+      using errcode = 'numeric_value_out_of_range', hint = 'They are the smallest departures that count; 0 lets all count.';
+  end if;
+  if entity is not null then
+    if d.entity = '{}' or jsonb_typeof(entity) <> 'object'
+       or array(select k from jsonb_object_keys(entity) as k order by 1) <> array(select c::text from unnest(d.entity) as c order by 1) then
+      raise exception 'entity % is not one of detector "%"', entity, d.name
+        using errcode = 'invalid_parameter_value',
+              hint = case d.entity when '{}' then 'The detector has no entities.' else format('Give a JSON object with: %s.', array_to_string(d.entity, ', ')) end;
+    end if;
+    execute format('select %s from jsonb_populate_record(null::%s, $1) as o', relief._entity_text(d, 'o'), d.relation) into entity_key using entity;
+  end if;
+  insert into relief.tolerance as t (detector_id, feature, entity, direction, min_absolute, min_relative)
+  values (d.id, $2, entity_key, $3, $4, $5)
+  on conflict on constraint tolerance_pkey do update
+    set direction = excluded.direction, min_absolute = excluded.min_absolute, min_relative = excluded.min_relative;
+  select * into m from relief.model as e where e.detector_id = d.id and e.version = d.promoted_version;
+  if found then
+    perform relief._replace_verdict(d, m);
+  end if;
+end
+$$;
+comment on function relief.set_tolerance(text, text, text, double precision, double precision, jsonb) is
+  'Says which departures of a feature may make an anomaly: up, down or both, of at least min_absolute and of at least min_relative times '
+  'the expected value; for one entity, given as an object of its columns, or for all.';

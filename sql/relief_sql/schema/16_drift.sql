@@ -1,0 +1,108 @@
+-- Drift: whether recent rows still look like those that the promoted model was trained on.
+
+create function relief.drift(detector text, since timestamptz default null, max_rows integer default 100000)
+  returns table (
+    feature text, psi double precision, ks double precision, null_rate_then double precision, null_rate_now double precision,
+    rows bigint, verdict text)
+  language plpgsql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+declare
+  d constant relief.detector := relief._present_detector(detector);
+  content jsonb;
+  recent text := 'true';
+begin
+  select m.document::jsonb into content from relief.model as m where m.detector_id = d.id and m.version = d.promoted_version;
+  if not found then
+    perform relief._no_model(d.name);
+  end if;
+  if max_rows is null or max_rows < 1 then
+    raise exception 'max_rows is %, not at least 1', max_rows
+      using errcode = 'numeric_value_out_of_range', hint = 'It is how many of the recent rows to look at, such as 100000.';
+  end if;
+  if d.time_column is not null then
+    recent := format('o.%I >= coalesce($3::timestamptz, (select max(n.%I) - interval ''7 days'' from %s as n))',
+                     d.time_column, d.time_column, d.relation);
+  elsif since is not null then
+    raise exception 'detector "%" has no time column to compare since with', d.name
+      using errcode = 'invalid_parameter_value', hint = 'Leave since out, or create the detector with time_column => ''…''.';
+  end if;
+  return query execute format($sql$
+    with drawn as materialized (
+      select %1$s as numbers from %2$s as o where %3$s limit $2
+    ), known as (
+      select f.position, f.name, p.edges, p.shares, p.null_rate
+      from relief.feature as f
+      cross join lateral jsonb_to_record($1 -> 'profile' -> f.name) as p (edges float8[], shares float8[], null_rate float8)
+      where f.detector_id = $4 and p.edges is not null
+    ), counted as (
+      select k.position, width_bucket(v.value, k.edges) as bin, count(*) as count
+      from drawn as r
+      cross join lateral unnest(r.numbers) with ordinality as v (value, position)
+      join known as k on k.position = v.position
+      where v.value <> 'NaN'
+      group by 1, 2
+    ), compared as (
+      select k.position, b.bin, k.shares[b.bin + 1] as before,
+             coalesce(c.count, 0) / nullif(sum(c.count) over (partition by k.position), 0) as now
+      from known as k
+      cross join lateral generate_series(0, cardinality(k.edges)) as b (bin)
+      left join counted as c on c.position = k.position and c.bin = b.bin
+    ), summed as (
+      select x.*, sum(x.now - x.before) over (partition by x.position order by x.bin) as gap
+      from compared as x
+    ), measured as (
+      -- Population stability index, with a share of 0.0001 for what was never seen; Kolmogorov-Smirnov over the same bins.
+      select s.position,
+             sum((greatest(s.now, 1e-4) - greatest(s.before, 1e-4)) * ln(greatest(s.now, 1e-4) / greatest(s.before, 1e-4)))::float8 as psi,
+             max(abs(s.gap))::float8 as ks
+      from summed as s
+      group by s.position
+    ), missing as (
+      select k.position, count(*) as rows, avg((v.value is null or v.value = 'NaN')::integer)::float8 as share
+      from drawn as r
+      cross join known as k
+      cross join lateral (select r.numbers[k.position] as value) as v
+      group by k.position
+    )
+    select k.name, round(m.psi::numeric, 4)::float8, round(m.ks::numeric, 4)::float8, k.null_rate, n.share, coalesce(n.rows, 0),
+           case
+             when n.rows is null then 'no recent rows'
+             when m.psi is null then 'missing everywhere'
+             when m.psi >= 0.25 or abs(n.share - k.null_rate) >= 0.1 then 'drifted: train again'
+             when m.psi >= 0.1 or abs(n.share - k.null_rate) >= 0.02 then 'shifted: watch it'
+             else 'stable'
+           end
+    from known as k
+    left join measured as m on m.position = k.position
+    left join missing as n on n.position = k.position
+    order by k.position
+  $sql$, relief._guarded_call(d, 'o'), d.relation, recent)
+  using content, max_rows, since, d.id;
+end
+$$;
+comment on function relief.drift(text, timestamptz, integer) is
+  'Compares recent rows (of the last seven days of data, or since a time; the whole table without a time column) with those that the '
+  'promoted model was trained on: for each feature the population stability index, the Kolmogorov-Smirnov distance, the null rates, and a '
+  'verdict: stable, shifted (psi from 0.1) or drifted (psi from 0.25).';
+
+create function relief.schedule_refresh(detector text, schedule text default '*/15 * * * *')
+  returns void
+  language plpgsql
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  d constant relief.detector := relief._present_detector(detector);
+begin
+  if to_regprocedure('cron.schedule(text, text, text)') is null then
+    raise exception 'pg_cron is not installed in this database'
+      using errcode = 'feature_not_supported',
+            hint = format('Let any cron run: %s relief refresh %s', schedule, d.name);
+  end if;
+  execute 'select cron.schedule($1, $2, $3)'
+    using 'relief refresh ' || d.name, schedule, format('select relief.refresh_profile(%L)', d.name);
+end
+$$;
+comment on function relief.schedule_refresh(text, text) is 'Has pg_cron refresh a detector''s profile, every quarter of an hour unless told otherwise.';
