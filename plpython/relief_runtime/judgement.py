@@ -134,7 +134,7 @@ def judge(
         deviations[feature.name] = {"z": z, "robust": robust, "expected": _rounded(expected), "level": LEVELS[level]}
         if min(abs(z), abs(robust)) >= rule.deviation_threshold and feature.counts(value, expected, entity or ""):
             fires = True
-        far = max(far or 0.0, abs(robust))
+        far = max(far or 0.0, min(abs(z), abs(robust)))
     high = None if score is None else score >= threshold
     return {
         "is_anomaly": _verdict(rule.verdict, high, fires if known else None),
@@ -145,9 +145,9 @@ def judge(
 
 
 def farthest(rule: Rule, numbers: Sequence[float | None], levels: Sequence[float | None] | None) -> float | None:
-    """Return the largest robust deviation of a row's features, unsigned; ``None`` where none is known."""
+    """Return the largest deviation of a row's features on which mean and median agree; ``None`` where none is known."""
     told = judge(rule, None, 1.0, numbers, None, levels)["deviation"].values()
-    return max([abs(part["robust"]) for part in told if type(part) is dict], default=None)
+    return max([min(abs(part["z"]), abs(part["robust"])) for part in told if type(part) is dict], default=None)
 
 
 def tell(
