@@ -36,7 +36,7 @@ class Threshold:
 
 @dataclass(frozen=True)
 class Ordinary:
-    """Scores and farthest deviations of the training rows, by which the severity of other rows is told; NaN = unknown."""
+    """Scores and farthest deviations of the training rows, by which severity is told; NaN = unknown."""
 
     scores: Floats
     deviations: Floats

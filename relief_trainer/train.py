@@ -143,7 +143,7 @@ def find_threshold(detector: Detector, forest: IsolationForest, rows: Floats, co
 
 
 def _prepare_profile(connection: Connection, detector: Detector, progress: Progress) -> None:
-    """Choose the features' scales, and where rows are compared with entities or seasons, make a first profile of them."""
+    """Choose the features' scales; make a first profile where rows are compared with entities or seasons."""
     connection.execute(query("calibrate", name=detector.name))
     row = connection.execute(query("rule", name=detector.name)).fetchone() or {}
     if detector.has_levels and row["never_refreshed"]:

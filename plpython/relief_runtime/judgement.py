@@ -171,8 +171,8 @@ def tell(
     Returns
     -------
     list of dict
-        ``feature``, ``value``, ``expected``, ``z``, ``robust``, ``level``, ``contribution``, ``share`` (of what makes the
-        row anomalous to the forest, in [0, 1]), ``baseline``, and ``sentence``.
+        ``feature``, ``value``, ``expected``, ``z``, ``robust``, ``level``, ``contribution``, ``share`` (of what makes
+        the row anomalous to the forest, in [0, 1]), ``baseline``, and ``sentence``.
     """
     deviations = judge(rule, score, threshold, numbers, entity, levels)["deviation"]
     anomalous = -sum(min(0.0, contribution) for contribution in contributions[1:])
@@ -225,8 +225,8 @@ def _sentence(
     side = "above" if part["z"] >= 0 else "below"
     size = "over a million" if abs(part["z"]) >= FARTHEST else f"{abs(part['z']):.3g}"
     return (
-        f"{part['feature']} {shown} is {size} deviations {side} the mean {part['expected']:.6g} of {where} (n={rows:,}); "
-        + ending
+        f"{part['feature']} {shown} is {size} deviations {side} the mean {part['expected']:.4g} of {where} "
+        f"(n={rows:,}); {ending}"
     )
 
 

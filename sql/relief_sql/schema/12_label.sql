@@ -11,9 +11,9 @@ declare
   found_day date;
 begin
   perform relief._require_key(d, key);
-  execute format('select %s, %s from %s as o where %s = $1 limit 1',
-                 relief._key_text(d, 'o'), relief._day_text(d, 'o'), d.relation,
-                 relief._key_text(d, format('jsonb_populate_record(null::%s, to_jsonb(o))', d.relation)))
+  execute format('select %s, %s from %s as o join jsonb_populate_record(null::%s, $1) as k on %s',
+                 relief._key_text(d, 'o'), relief._day_text(d, 'o'), d.relation, d.relation,
+                 (select string_agg(format('o.%1$I = k.%1$I', column_name), ' and ') from jsonb_object_keys(key) as column_name))
     into found_key, found_day using key;
   if found_key is null then
     raise exception 'table % of detector "%" has no row with key %', d.relation, d.name, key
