@@ -31,9 +31,9 @@ create function public.leaves(document text, numbers float8[]) returns integer[]
     forest = sys.modules["relief_runtime.forest"]
     if SD.get("document") != document:
         trees = sys.modules["relief_runtime.document"].read(document, args_checksum(document)).trees
-        SD.update(document=document, trees=trees, compiled=[forest.compile_block([tree]) for tree in trees])
+        SD.update(document=document, trees=trees, compiled=[forest.compile_scoring([tree]) for tree in trees])
     row = [float("nan") if number is None else number for number in numbers]
-    walked = [forest.leaf_value(tree, row) for tree in SD["trees"]]
+    walked = [find_leaf(tree, row) for tree in SD["trees"]]
     if walked != [add(0.0, row) for add in SD["compiled"]]:
         plpy.error("walked and compiled trees differ")
     return [int(leaf) for leaf in walked]

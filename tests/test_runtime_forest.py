@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from relief_runtime import session
 from relief_runtime.document import checksum, read
-from relief_runtime.forest import MAX_COMPILED_DEPTH, TREES_PER_BLOCK, WALKED_ROWS, Forest, compile_block, leaf_value
+from relief_runtime.forest import Forest, compile_scoring
+from relief_runtime.trees import MAX_COMPILED_DEPTH, TREES_PER_BLOCK, WALKED_ROWS, find_leaf
 
 from relief_trainer.document import average_path_length, exact_thresholds
 
@@ -75,11 +76,11 @@ def test_walked_and_compiled_trees_find_the_leaf_that_the_document_describes(
 ) -> None:
     text = json.dumps(stump(["x", "y", "z"], trees=grown))
     roots = read(text, checksum(text)).trees
-    compiled = compile_block(roots)
+    compiled = compile_scoring(roots)
     for row in examples:
         floats = [NAN if value is None else value for value in row]
         expected = [_walk(tree, row) for tree in grown]
-        assert [leaf_value(root, floats) for root in roots] == expected
+        assert [find_leaf(root, floats) for root in roots] == expected
         total = 0.0
         for length in expected:
             total += length

@@ -40,7 +40,9 @@ class Cache(Generic[Kept]):
         return value
 
 
-_forests: Cache[Forest] = Cache(16)
+MODELS_KEPT = 16
+
+_forests: Cache[Forest] = Cache(MODELS_KEPT)
 _explainers: Cache[Explainer] = Cache(4)
 _rules: Cache[judgement.Rule] = Cache(64)
 
