@@ -6,7 +6,7 @@ import json
 
 import pytest
 from helpers.database import Database, query, refused, value
-from helpers.forests import add_model, stump, train
+from helpers.forests import add_model, stump, told, train
 from helpers.shop import FEATURES
 from psycopg import Connection
 
@@ -19,13 +19,13 @@ def test_score_of_a_row_is_the_same_in_a_query_and_by_name(orders: Connection) -
         assert 0 < score <= 1
 
 
-def test_detect_tells_score_threshold_flag_deviation_and_version(orders: Connection) -> None:
+def test_detect_tells_score_threshold_flag_deviation_version_and_severity(orders: Connection) -> None:
     add_model(orders, "orders", stump(FEATURES))
     query(orders, "select relief.promote('orders')")
     detected = query(orders, "select * from relief.detect('orders', %s)", json.dumps({"a": -4, "b": 1}))
-    assert detected == [(0.5, 0.4, True, {"a": -2.0, "log_b": 0.0}, 1)]
+    assert detected == [(0.5, 0.4, True, {"a": told(-2.0), "log_b": told(0.0)}, 1, 0.5)]
     detected = query(orders, "select * from relief.detect('orders', %s)", json.dumps({"a": 4}))
-    assert detected == [(0.125, 0.4, False, {"a": 2.0, "log_b": None}, 1)]
+    assert detected == [(0.125, 0.4, False, {"a": told(2.0), "log_b": None}, 1, 0.2)]
 
 
 def test_a_score_at_the_threshold_is_an_anomaly(orders: Connection) -> None:

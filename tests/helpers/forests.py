@@ -10,10 +10,11 @@ import numpy as np
 import numpy.typing as npt
 import psycopg
 from relief_runtime.document import checksum
+from relief_runtime.judgement import PROBABILITIES
 from sklearn.ensemble import IsolationForest
 
 from helpers.database import query, value
-from relief_trainer.document import Feature, Threshold, build, serialize
+from relief_trainer.document import Feature, Ordinary, Threshold, build, serialize
 from relief_trainer.parity import scikit_scores, to_float32
 
 
@@ -62,7 +63,8 @@ def train(
     ]
     scores = scikit_scores(forest, rows)
     threshold = Threshold(float(np.nanquantile(scores, 1 - contamination)), "contamination", contamination)
-    document = build(forest, features, threshold, _profile(features, rows), {"seed": seed})
+    ordinary = Ordinary(scores, np.full(len(rows), np.nan))
+    document = build(forest, features, threshold, _profile(features, rows), ordinary, {"seed": seed})
     version = add_model(connection, detector, document)
     if promote:
         value(connection, "select relief.promote(%s, %s)", detector, version)
@@ -75,23 +77,34 @@ def add_model(connection: psycopg.Connection, detector: str, document: dict[str,
     return value(connection, "select relief.add_model(%s, %s, %s)", detector, text, checksum(text))
 
 
-def stump(features: list[str], split: float = 0.0, threshold: float = 0.4, **changes: Any) -> dict[str, Any]:
-    """Return a document of one split on the first feature: 0.5 left of it or where it is missing, 0.125 right of it."""
+def stump(
+    features: list[str], split: float = 0.0, threshold: float = 0.4, trees: list[Any] | None = None, **changes: Any
+) -> dict[str, Any]:
+    """Return a document of one split on the first feature: 0.5 left of it or where it is missing, 0.125 right of it.
+
+    Each feature has mean 0 and standard deviation 2 on a linear scale. Of the ordinary rows, a share of s scores below s,
+    and a tenth has a deviation below 1, two tenths below 2, and so on. Trees given without row counts get some.
+    """
+    if trees is None:
+        trees = [{"feature": [0, -1, -1], "value": [split, 1.0, 3.0], "missing_left": [1, 0, 0]}]
     return {
         "format": 1,
         "features": [{"name": name, "expression": name, "kind": "number"} for name in features],
         "encoders": {},
         "samples": 2,
         "average_path_length": 1.0,
-        "trees": [{"feature": [0, -1, -1], "value": [split, 1.0, 3.0], "missing_left": [1, 0, 0]}],
+        "trees": [{"rows": [1] * len(tree["feature"]), **tree} if type(tree) is dict else tree for tree in trees],
         "threshold": {"value": threshold, "origin": "fixed"},
-        "profile": {
-            name: {"count": 9, "mean": 0.0, "stddev": 2.0, "minimum": -3.0, "maximum": 3.0, "null_rate": 0.0}
-            for name in features
-        },
+        "ordinary": {"scores": list(PROBABILITIES), "deviations": [10 * share for share in PROBABILITIES]},
+        "profile": {name: _statistics(100, 0.0, 2.0, -3.0, 3.0, 0.0) for name in features},
         "provenance": {},
         **changes,
     }
+
+
+def told(z: float, level: str = "global") -> dict[str, Any]:
+    """Return what relief_deviation holds of a feature that lies z standard deviations from the mean of a stump."""
+    return {"z": z, "robust": z, "expected": 0.0, "level": level}
 
 
 def constant(features: list[str], score: float, threshold: float) -> dict[str, Any]:
@@ -105,18 +118,22 @@ def copy_of(document: dict[str, Any]) -> dict[str, Any]:
     return json.loads(json.dumps(document))
 
 
-def _profile(features: list[Feature], rows: npt.NDArray[np.float64]) -> dict[str, dict[str, float | int | None]]:
-    profile: dict[str, dict[str, float | int | None]] = {}
+def _profile(features: list[Feature], rows: npt.NDArray[np.float64]) -> dict[str, dict[str, Any]]:
+    profile: dict[str, dict[str, Any]] = {}
     for feature, column in zip(features, rows.T, strict=True):
         known = column[~np.isnan(column)]
         with np.errstate(over="ignore", invalid="ignore"):
-            statistics = {
-                "mean": known.mean(),
-                "stddev": known.std(ddof=1),
-                "minimum": known.min(),
-                "maximum": known.max(),
-                "null_rate": np.isnan(column).mean(),
-            }
-        finite = {name: float(number) if np.isfinite(number) else None for name, number in statistics.items()}
-        profile[feature.name] = {"count": len(known), **finite}
+            profile[feature.name] = _statistics(
+                len(known), known.mean(), known.std(ddof=1), known.min(), known.max(), float(np.isnan(column).mean())
+            )
     return profile
+
+
+def _statistics(
+    count: int, mean: float, stddev: float, minimum: float, maximum: float, null_rate: float
+) -> dict[str, Any]:
+    """Return a feature's profile, on a linear scale, of a history whose median is its mean."""
+    numbers = {"mean": mean, "stddev": stddev, "minimum": minimum, "maximum": maximum, "null_rate": null_rate}
+    finite = {name: float(number) if np.isfinite(number) else None for name, number in numbers.items()}
+    scaled = {"median": finite["mean"], "spread": finite["stddev"], "p01": finite["minimum"], "p99": finite["maximum"]}
+    return {"count": count, **finite, "scaled": {"count": count, **finite, **scaled}}

@@ -105,11 +105,11 @@ create function relief._entity_text(d relief.detector, row_name text)
   stable
   set search_path = pg_catalog, pg_temp
 as $$
-  select coalesce(
+  select case when d.entity = '{}' then '''''::text' else
     format('case when %s then '''' else pg_catalog.jsonb_build_array(%s)::text end',
            string_agg(format('%s.%I is null', row_name, c.name), ' or ' order by c.n),
-           string_agg(format('%s.%I', row_name, c.name), ', ' order by c.n)),
-    '''''::text')
+           string_agg(format('%s.%I', row_name, c.name), ', ' order by c.n))
+  end
   from unnest(d.entity) with ordinality as c (name, n)
 $$;
 comment on function relief._entity_text(relief.detector, text) is

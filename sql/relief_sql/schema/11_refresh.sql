@@ -121,10 +121,10 @@ create function relief._fill_buckets(d relief.detector, days text)
   set search_path = pg_catalog, pg_temp
 as $$
 declare
-  statement constant text := format($sql$
+  statement constant text := $sql$
     insert into relief.bucket (detector_id, entity, season, day, position, rows, count, mean, m2, minimum, maximum, bins, bin_counts)
     with source as (
-      select %1$s as day, %2$s as entity, %3$s as season, %%s as numbers
+      select %1$s as day, %2$s as entity, %3$s as season, %7$s as numbers
       from %4$s as o
       where %5$s and %6$s
     ), placed as (
@@ -153,7 +153,9 @@ declare
            coalesce(array_agg(c.rows order by c.bin) filter (where c.bin is not null), '{}')
     from centered as c
     group by c.entity, c.season, c.day, c.position
-  $sql$, relief._day_text(d, 'o'), relief._entity_text(d, 'o'), relief._season_text(d, 'o'), d.relation, days, relief._ordinary_text(d));
+  $sql$;
+  parts constant text[] := array[
+    relief._day_text(d, 'o'), relief._entity_text(d, 'o'), relief._season_text(d, 'o'), d.relation::text, days, relief._ordinary_text(d)];
   levels constant integer[] := case
     when d.entity <> '{}' and d.season is not null then '{3, 2, 0}'
     when d.entity <> '{}' then '{2, 0}'
@@ -162,10 +164,10 @@ declare
   end;
 begin
   begin
-    execute format(statement, relief._features_call(d, 'o')) using d.id, levels;
-  exception when data_exception or raise_exception then
+    execute format(statement, variadic parts || relief._features_call(d, 'o')) using d.id, levels;
+  exception when data_exception or integrity_constraint_violation or plpgsql_error or external_routine_exception then
     -- Some row's features fail: guard each row, which is slower; that row has no values.
-    execute format(statement, relief._guarded_call(d, 'o')) using d.id, levels;
+    execute format(statement, variadic parts || relief._guarded_call(d, 'o')) using d.id, levels;
   end;
 end
 $$;
