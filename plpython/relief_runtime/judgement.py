@@ -8,9 +8,9 @@ one level (global, season, entity, entity and season) is six figures, on that sc
 from __future__ import annotations
 
 import json
-from bisect import bisect_right
+from bisect import bisect_left
 from collections.abc import Sequence
-from math import asinh, isfinite, sinh
+from math import asinh, copysign, exp, isfinite, log, sinh
 from typing import Any
 
 LEVELS = ("global", "season", "entity", "entity and season")
@@ -63,7 +63,10 @@ class Feature:
         place += self.origin
         if self.unit is None:
             return place
-        return self.unit * sinh(place) if abs(place) < 700 else FARTHEST
+        if abs(place) < 300:
+            return self.unit * sinh(place)
+        # Far out sinh is half of exp; what no double can hold ends at the largest power that one can.
+        return copysign(exp(min(abs(place) + log(self.unit) - log(2), 709.0)), place)
 
     def counts(self, value: float, expected: float, entity: str) -> bool:
         """Return whether a departure counts for an entity."""
@@ -255,7 +258,7 @@ def deviation(place: float, center: float, spread: float) -> float:
 
 def tail(ordinary: Sequence[float], value: float) -> float:
     """Return the share of ordinary values that lie below a value, from their quantiles at `PROBABILITIES`."""
-    above = bisect_right(ordinary, value)
+    above = bisect_left(ordinary, value)
     if above == 0:
         return 0.0
     if above == len(ordinary):
@@ -287,7 +290,8 @@ def _verdict(rule: str, high: bool | None, fires: bool | None) -> bool | None:
     if rule == "either":
         # Without history, the forest decides alone; the state in the deviation says so.
         return True if high or fires else high
-    return None if high is None or fires is None else high and fires
+    # As SQL's AND: one half that is known not to be high decides.
+    return False if high is False or fires is False else (high and fires) or None
 
 
 def _severity(rule: Rule, score: float | None, far: float | None) -> float | None:
