@@ -117,8 +117,11 @@ create function relief._judge(
 as $python$
     import json
 
-    judged = GD["{{runtime_key}}"].judge(rule, score, threshold, numbers, entity, levels)
-    return json.dumps(judged, ensure_ascii=False, allow_nan=False)
+    try:
+        judged = GD["{{runtime_key}}"].judge(rule, score, threshold, numbers, entity, levels)
+        return json.dumps(judged, ensure_ascii=False, allow_nan=False)
+    except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+        plpy.error("row cannot be judged: %s" % error, sqlstate="22023")
 $python$;
 comment on function relief._judge(text, text, double precision, double precision, double precision[], text, double precision[]) is
   'Returns, as JSON, whether a row is an anomaly, how severe, and how far each feature lies from its history.';

@@ -8,8 +8,8 @@ create function relief._companion_columns()
 as $$
   values
     ('relief_anomaly_score'::name, 'double precision'::regtype, 'Relief: anomaly score, in (0, 1], higher = more anomalous; NULL if not scored.'),
-    ('relief_is_anomaly', 'boolean', 'Relief: whether the score reached the threshold; NULL if not scored.'),
-    ('relief_deviation', 'jsonb', 'Relief: feature -> signed standard deviations from the profile; {"error": reason} if scoring failed.'),
+    ('relief_is_anomaly', 'boolean', 'Relief: whether the row is an anomaly, by the detector''s verdict; NULL if that can''t be told.'),
+    ('relief_deviation', 'jsonb', 'Relief: feature -> deviation from its history; {"state": …} without history, {"error": reason} if that failed.'),
     ('relief_model_version', 'integer', 'Relief: the version of the model that scored the row.')
 $$;
 comment on function relief._companion_columns() is 'Returns the columns that attach adds to a table.';
@@ -188,23 +188,40 @@ $body$, steps) else steps end)
     end if;
     numbers := %1$s;
     verdict := %2$s(numbers, null::text[]);
-    judgement := %5$s;
     new.relief_anomaly_score := verdict[1];
-    new.relief_is_anomaly := (judgement ->> 'is_anomaly')::boolean;
     new.relief_model_version := verdict[3];
+%5$s
+    new.relief_is_anomaly := (judgement ->> 'is_anomaly')::boolean;
     new.relief_deviation := judgement -> 'deviation';
 $body$,
       relief._features_call(d, 'new'),
       relief._function_name(d, 'verdict'),
       string_agg(format('new.%I', watched.name), ', ' order by watched.n),
       string_agg(format('old.%I', watched.name), ', ' order by watched.n),
-      relief._judgement_call(d, 'new', 'verdict[1]', 'verdict[2]', 'numbers')) as steps
+      relief._judgement_step(d)) as steps
     from unnest(d.columns || d.entity || d.time_column || array(select c.name from relief._companion_columns() as c))
       with ordinality as watched (name, n)
     where watched.name is not null
   ) as body
 $$;
 comment on function relief._trigger_body(relief.detector) is 'Returns the body of a detector''s trigger function.';
+
+create function relief._judgement_step(d relief.detector)
+  returns text
+  language sql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+  -- Under policy pass, a row that can't be judged keeps its score, and the forest's word where that is enough for the verdict.
+  select format(case d.on_error when 'pass' then $body$    begin
+      judgement := %1$s;
+    exception when others then
+      judgement := jsonb_build_object('is_anomaly', %2$s, 'deviation', jsonb_build_object('error', sqlerrm));
+    end;$body$ else '    judgement := %1$s;' end,
+    relief._judgement_call(d, 'new', 'verdict[1]', 'verdict[2]', 'numbers'),
+    case when d.verdict in ('score', 'either') then 'verdict[1] >= verdict[2]' else 'null' end)
+$$;
+comment on function relief._judgement_step(relief.detector) is 'Returns the statement of the trigger function that judges a row.';
 
 create function relief.detach(detector text, drop_columns boolean default false)
   returns void
@@ -224,7 +241,7 @@ $$;
 comment on function relief.detach(text, boolean) is
   'Drops the trigger of a detector from its table, and with drop_columns => true the companion columns with what is in them.';
 
-create function relief._trigger_function(d relief.detector)
+create function relief._attached_function(d relief.detector, kind text, trigger_name name)
   returns regprocedure
   language sql
   stable
@@ -235,10 +252,47 @@ as $$
     (select t.tgfoid
      from pg_trigger as t
      join pg_proc as p on p.oid = t.tgfoid
-     where t.tgrelid = d.relation and t.tgname = '~relief' and p.proname = relief._object_name('trigger', d.name)),
-    relief._generated(d, 'trigger'))
+     where t.tgrelid = d.relation and t.tgname = trigger_name and p.proname = relief._object_name(kind, d.name)),
+    relief._generated(d, kind))
 $$;
-comment on function relief._trigger_function(relief.detector) is 'Returns the trigger function of an attached detector, NULL where it isn''t attached.';
+comment on function relief._attached_function(relief.detector, text, name) is
+  'Returns the function of a trigger of an attached detector, NULL where it isn''t attached.';
+
+create function relief._trigger_function(d relief.detector)
+  returns regprocedure
+  language sql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+  select relief._attached_function(d, 'trigger', '~relief')
+$$;
+comment on function relief._trigger_function(relief.detector) is 'Returns the function that scores rows of an attached detector, NULL where it isn''t attached.';
+
+create function relief._event_function(d relief.detector)
+  returns regprocedure
+  language sql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+  select relief._attached_function(d, 'event', '~relief_event')
+$$;
+comment on function relief._event_function(relief.detector) is 'Returns the function that records anomalies of an attached detector, NULL where there is none.';
+
+create function relief._drop_trigger(d relief.detector, trigger_name name, trigger_function regprocedure)
+  returns void
+  language plpgsql
+  set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if exists (select from pg_trigger where tgrelid = d.relation and tgname = trigger_name and tgfoid = trigger_function) then
+    execute format('drop trigger %I on %s', trigger_name, d.relation);
+  end if;
+  if trigger_function is not null then
+    execute format('drop function %s', trigger_function);
+  end if;
+end
+$$;
+comment on function relief._drop_trigger(relief.detector, name, regprocedure) is 'Drops a trigger of a detector and its function, as far as they are there.';
 
 create function relief._detach(d relief.detector, drop_columns boolean)
   returns void
@@ -246,19 +300,10 @@ create function relief._detach(d relief.detector, drop_columns boolean)
   set search_path = pg_catalog, pg_temp
 as $$
 declare
-  trigger_function constant regprocedure := relief._trigger_function(d);
   drops text;
 begin
-  if trigger_function is not null then
-    if exists (select from pg_trigger where tgrelid = d.relation and tgname = '~relief' and tgfoid = trigger_function) then
-      execute format('drop trigger "~relief" on %s', d.relation);
-    end if;
-    execute format('drop function %s', trigger_function);
-  end if;
-  if relief._generated(d, 'event') is not null then
-    execute format('drop trigger if exists "~relief_event" on %s', d.relation);
-    execute format('drop function %s', relief._generated(d, 'event'));
-  end if;
+  perform relief._drop_trigger(d, '~relief', relief._trigger_function(d));
+  perform relief._drop_trigger(d, '~relief_event', relief._event_function(d));
   -- The columns may be in use by another detector that is attached to the same table.
   if drop_columns and not exists (select from pg_trigger where tgrelid = d.relation and tgname = '~relief') then
     select string_agg(format('drop column if exists %I', c.name), ', ') into drops from relief._companion_columns() as c;

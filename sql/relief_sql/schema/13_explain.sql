@@ -11,8 +11,11 @@ create function relief._explanation(
 as $python$
     import json
 
-    told = GD["{{runtime_key}}"].tell(rule, contributions, score, threshold, numbers, entity, levels)
-    return json.dumps(told, ensure_ascii=False, allow_nan=False)
+    try:
+        told = GD["{{runtime_key}}"].tell(rule, contributions, score, threshold, numbers, entity, levels)
+        return json.dumps(told, ensure_ascii=False, allow_nan=False)
+    except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+        plpy.error("row cannot be explained: %s" % error, sqlstate="22023")
 $python$;
 comment on function relief._explanation(
   text, text, double precision[], double precision, double precision, double precision[], text, double precision[]) is

@@ -79,10 +79,10 @@ begin
   judgement := %3$s;
   explanation := %4$s(verdict[1], verdict[2], numbers, null, %5$s, %6$s);
   insert into relief.event (detector, relation, key, model_version, score, severity, verdict, contributions, sentence)
-  values (%7$L, %8$L, %9$s, new.relief_model_version, new.relief_anomaly_score, (judgement ->> 'severity')::double precision,
+  values (%7$L, coalesce(pg_partition_root(tg_relid), tg_relid), %8$s, new.relief_model_version, new.relief_anomaly_score, (judgement ->> 'severity')::double precision,
           judgement ->> 'verdict', jsonb_path_query_array(explanation, '$[0 to 2]'), explanation #>> '{0,sentence}');
   return null;
-%10$s
+%9$s
 end
 $body$,
     relief._features_call(d, 'new'),
@@ -91,7 +91,7 @@ $body$,
     relief._function_name(d, 'explanation'),
     relief._entity_text(d, 'new'),
     relief._season_text(d, 'new'),
-    d.name, d.relation,
+    d.name,
     coalesce(relief._key_text(d, 'new'), 'null'),
     case d.on_error when 'pass' then
 $body$exception when others then

@@ -37,8 +37,9 @@ begin
   end if;
   return query
     select format('column %I of table %s is gone; drop and create the detector without it', c.name, d.relation)
-    from unnest(d.columns) as c (name)
-    where not exists (select from pg_attribute where attrelid = d.relation and attname = c.name and not attisdropped);
+    from (select distinct unnest(d.columns || d.entity || d.time_column)) as c (name)
+    where c.name is not null
+      and not exists (select from pg_attribute where attrelid = d.relation and attname = c.name and not attisdropped);
   return query
     select format('column %I of table %s is of type %s, not %s as when the detector was made; drop and create the detector',
                   a.attname, d.relation, format_type(a.atttypid, null), format_type(p.proargtypes[(c.n - 1)::integer], null))
@@ -57,12 +58,16 @@ begin
     from pg_proc
     where d.score_function and oid = relief._score_function(d.relation) and prosrc <> relief._score_body(d);
   return query
+    select format('function relief_explain(%s) is gone or calls functions by names that they don''t have any more; drop and create the detector', d.relation)
+    where d.score_function
+      and (select prosrc from pg_proc where oid = relief._row_function(d.relation, 'relief_explain')) is distinct from relief._explain_query(d, 'o');
+  return query
     select format('function %s belongs to %I, not to the table''s owner; alter function %s owner to %I;',
                   p.oid::regprocedure, pg_get_userbyid(p.proowner), p.oid::regprocedure, pg_get_userbyid(owner))
     from pg_proc as p
     where p.oid in (relief._generated(d, 'features'), relief._generated(d, 'guarded'), relief._generated(d, 'verdict'),
-                    relief._generated(d, 'judgement'),
-                    relief._trigger_function(d))
+                    relief._generated(d, 'contributions'), relief._generated(d, 'judgement'), relief._generated(d, 'explanation'),
+                    relief._trigger_function(d), relief._event_function(d))
       and p.proowner <> owner;
   if d.promoted_version is null then
     return next format('no model is promoted; relief train %s --promote', d.name);
@@ -87,9 +92,12 @@ as $$
   select format('trigger "~relief" on table %s is missing; select relief.detach(%L); select relief.attach(%L);', d.relation, d.name, d.name)
   where not exists (select from pg_trigger where tgrelid = d.relation and tgfoid = relief._trigger_function(d))
   union all
+  select format('trigger "~relief_event" on table %s is missing; select relief.detach(%L); select relief.attach(%L);', d.relation, d.name, d.name)
+  where not exists (select from pg_trigger where tgrelid = d.relation and tgfoid = relief._event_function(d))
+  union all
   select format('the trigger calls functions by names that they don''t have any more; select relief.detach(%L); select relief.attach(%L);', d.name, d.name)
-  from pg_proc
-  where oid = relief._trigger_function(d) and prosrc <> relief._trigger_body(d)
+  where exists (select from pg_proc where oid = relief._trigger_function(d) and prosrc <> relief._trigger_body(d))
+     or exists (select from pg_proc where oid = relief._event_function(d) and prosrc <> relief._event_body(d))
   union all
   select format('trigger "~relief" is disabled; alter table %s enable trigger "~relief";', d.relation)
   from pg_trigger

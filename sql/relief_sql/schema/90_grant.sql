@@ -26,10 +26,14 @@ begin
   execute format('revoke execute on function relief.grant_usage(regrole), relief.grant_admin(regrole) from %s', role);
   execute format('grant select on all tables in schema relief to %s', role);
   execute format('grant insert, delete on relief.detector, relief.model to %s', role);
-  execute format('grant insert on relief.feature, relief.event to %s', role);
+  execute format('grant insert on relief.feature to %s', role);
   execute format('grant insert, update, delete on relief.tolerance, relief.bucket, relief.profile, relief.refresh, relief.stale_day, relief.label to %s', role);
   execute format('grant update (transform, unit, origin, bin_width) on relief.feature to %s', role);
   execute format('grant update (promoted_version) on relief.detector to %s', role);
+  -- To be passed on by attach: the trigger that records anomalies writes as the table's owner.
+  execute format('grant usage on schema relief to %s with grant option', role);
+  execute format('grant insert on relief.event to %s with grant option', role);
+  execute format('grant execute on function relief._owns(oid, name) to %s with grant option', role);
 end
 $$;
 comment on function relief.grant_admin(regrole) is
