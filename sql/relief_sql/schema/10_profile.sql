@@ -152,7 +152,7 @@ create function relief._day_text(d relief.detector, row_name text)
   stable
   set search_path = pg_catalog, pg_temp
 as $$
-  select coalesce(format('coalesce(%s::pg_catalog.date, ''-infinity'')', relief._local_time_text(d, row_name)), '''-infinity''::pg_catalog.date')
+  select coalesce('coalesce(' || relief._local_time_text(d, row_name) || '::pg_catalog.date, ''-infinity'')', '''-infinity''::pg_catalog.date')
 $$;
 comment on function relief._day_text(relief.detector, text) is 'Returns the expression of the day whose bucket a row is in.';
 
