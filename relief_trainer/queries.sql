@@ -95,8 +95,10 @@ with value as (
   group by position
 )
 select s.*, (select 1.4826 * percentile_cont(0.5) within group (order by abs(v.place - s.scaled_median))
-             from value as v where v.position = s.position) as scaled_spread
+             from value as v where v.position = s.position) as scaled_spread,
+       f.transform as scaled_transform, f.unit as scaled_unit, f.origin as scaled_origin
 from statistic as s
+join relief.feature as f on f.detector_id = {detector_id} and f.position = s.position
 order by s.position;
 
 -- name: rule

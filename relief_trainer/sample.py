@@ -20,7 +20,8 @@ Floats = npt.NDArray[np.float64]
 # TABLESAMPLE gives about the share that is asked for; what is too much is cut off at random.
 MARGIN = 1.1
 JUDGED_ROWS = 20_000
-SCALED = ("count", "mean", "stddev", "median", "spread", "p01", "p99", "minimum", "maximum", "null_rate")
+SCALE = ("transform", "unit", "origin")
+SCALED = ("count", "mean", "stddev", "median", "spread", "p01", "p99", "minimum", "maximum", "null_rate", *SCALE)
 STATISTICS = ("count", "mean", "stddev", "minimum", "maximum", "null_rate")
 
 

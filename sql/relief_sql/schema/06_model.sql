@@ -26,8 +26,12 @@ begin
   cross join lateral jsonb_to_record(m.document::jsonb -> 'profile' -> f.name) as q (scaled jsonb)
   cross join lateral jsonb_to_record(q.scaled) as p (
     count float8, mean float8, stddev float8, median float8, spread float8, p01 float8, p99 float8, minimum float8, maximum float8,
-    null_rate float8)
+    null_rate float8, transform text, unit float8, origin float8)
+  join relief.feature as g on g.detector_id = d.id and g.position = f.n
+  -- A model from another database was trained on another scale.
   having max(p.count / nullif(1 - p.null_rate, 0)) is not null
+         and bool_and((coalesce(p.transform, 'linear'), coalesce(p.unit, 1), coalesce(p.origin, 0))
+                      = (coalesce(g.transform, 'linear'), coalesce(g.unit, 1), coalesce(g.origin, 0)))
   on conflict do nothing;
   return m.version;
 end

@@ -7,59 +7,74 @@ create function relief._calibrate(d relief.detector)
   set search_path = pg_catalog, pg_temp
 as $$
 declare
+  locked relief.detector;
   share double precision;
+  chosen bigint;
+  m relief.model;
 begin
   if not exists (select from relief.feature as f where f.detector_id = d.id and f.bin_width is null) then
     return;
   end if;
+  locked := relief._lock_detector(d.name);
   select 100 * least(1, 30000 / greatest(1, case when c.reltuples > 0 then c.reltuples else 50 * relief._blocks(c.oid) end)) into share
   from pg_class as c where c.oid = d.relation;
-  execute format($sql$
-    with number as (
-      select v.position, v.value
-      from (select %1$s as numbers from %2$s as o %3$s) as drawn
-      cross join lateral unnest(drawn.numbers) with ordinality as v (value, position)
-      where abs(v.value) < 1e150
-    ), shape as (
-      select n.position, min(n.value) as minimum, avg(n.value) as mean, coalesce(stddev_pop(n.value), 0) as stddev,
-             coalesce(nullif(percentile_cont(0.05) within group (order by n.value) filter (where n.value > 0), 0), 1) as unit
-      from number as n
-      group by n.position
-    ), chosen as materialized (
-      select s.position, s.unit,
-             case
-               when f.scale <> 'auto' then f.scale
-               -- Skewness beyond 1 of what is never negative: such numbers vary by factors, not by differences.
-               when s.minimum >= 0 and s.stddev > 0
-                    and (select avg(((n.value - s.mean) / s.stddev) ^ 3) from number as n where n.position = s.position) > 1 then 'log'
-               else 'linear'
-             end as transform
-      from shape as s
-      join relief.feature as f on f.detector_id = $1 and f.position = s.position
-    ), placed as (
-      select c.position, c.unit, c.transform,
-             percentile_cont(0.5) within group (order by relief._scaled(n.value, c.transform, c.unit, 0)) as origin,
-             percentile_cont(0.75) within group (order by relief._scaled(n.value, c.transform, c.unit, 0))
-               - percentile_cont(0.25) within group (order by relief._scaled(n.value, c.transform, c.unit, 0)) as quartiles,
-             coalesce(stddev_pop(relief._scaled(n.value, c.transform, c.unit, 0)), 0) as stddev
-      from chosen as c
-      join number as n on n.position = c.position
-      group by c.position, c.unit, c.transform
-    )
-    update relief.feature as f
-    set transform = p.transform, unit = p.unit, origin = p.origin,
-        -- Some fifty bins across the bulk of the values.
-        bin_width = coalesce(nullif(coalesce(nullif(p.quartiles, 0), p.stddev) / 32, 0), 1)
-    from placed as p
-    where f.detector_id = $1 and f.position = p.position and f.bin_width is null
-  $sql$, relief._guarded_call(d, 'o'), d.relation,
-         case when share < 100 and (select relkind in ('r', 'p', 'm') from pg_class where oid = d.relation)
-              then format('tablesample system (%s) repeatable (0)', share) else '' end)
-  using d.id;
+  -- A sample that holds no value at all, of a table that has shrunk, is none.
+  foreach share in array array[share, 100] loop
+    execute format($sql$
+      with number as (
+        select v.position, v.value
+        from (select %1$s as numbers from %2$s as o %3$s) as drawn
+        cross join lateral unnest(drawn.numbers) with ordinality as v (value, position)
+        where abs(v.value) < 1e150
+      ), shape as (
+        select n.position, min(n.value) as minimum, avg(n.value) as mean, coalesce(stddev_pop(n.value), 0) as stddev,
+               coalesce(nullif(percentile_cont(0.05) within group (order by n.value) filter (where n.value > 0), 0), 1) as unit
+        from number as n
+        group by n.position
+      ), chosen as materialized (
+        select s.position, s.unit,
+               case
+                 when f.scale <> 'auto' then f.scale
+                 -- Skewness beyond 1 of what is never negative: such numbers vary by factors, not by differences.
+                 when s.minimum >= 0 and s.stddev > 0
+                      and (select avg(((n.value - s.mean) / s.stddev) ^ 3) from number as n where n.position = s.position) > 1 then 'log'
+                 else 'linear'
+               end as transform
+        from shape as s
+        join relief.feature as f on f.detector_id = $1 and f.position = s.position
+      ), placed as (
+        select c.position, c.unit, c.transform,
+               percentile_cont(0.5) within group (order by relief._scaled(n.value, c.transform, c.unit, 0)) as origin,
+               percentile_cont(0.75) within group (order by relief._scaled(n.value, c.transform, c.unit, 0))
+                 - percentile_cont(0.25) within group (order by relief._scaled(n.value, c.transform, c.unit, 0)) as quartiles,
+               coalesce(stddev_pop(relief._scaled(n.value, c.transform, c.unit, 0)), 0) as stddev
+        from chosen as c
+        join number as n on n.position = c.position
+        group by c.position, c.unit, c.transform
+      )
+      update relief.feature as f
+      set transform = p.transform, unit = p.unit, origin = p.origin,
+          -- Some fifty bins across the bulk of the values.
+          bin_width = coalesce(nullif(coalesce(nullif(p.quartiles, 0), p.stddev) / 32, 0), 1)
+      from placed as p
+      where f.detector_id = $1 and f.position = p.position and f.bin_width is null
+    $sql$, relief._guarded_call(d, 'o'), d.relation,
+           case when share < 100 and (select relkind in ('r', 'p', 'm') from pg_class where oid = d.relation)
+                then format('tablesample system (%s) repeatable (0)', share) else '' end)
+    using d.id;
+    get diagnostics chosen = row_count;
+    exit when chosen > 0;
+  end loop;
   -- What has no value yet gets a scale all the same, so that refreshing goes on.
   update relief.feature as f
   set transform = case f.scale when 'log' then 'log' else 'linear' end, unit = 1, origin = 0, bin_width = 1
   where f.detector_id = d.id and f.bin_width is null and exists (select from relief.feature as g where g.detector_id = d.id and g.bin_width is not null);
+  -- A model that was promoted before its features had a scale judges on this one from now on.
+  select * into m from relief.model as e where e.detector_id = d.id and e.version = locked.promoted_version;
+  if found then
+    perform relief._require_generated(locked);
+    perform relief._replace_verdict(locked, m);
+  end if;
 end
 $$;
 comment on function relief._calibrate(relief.detector) is
@@ -92,8 +107,9 @@ create function relief._days_text(d relief.detector, from_day date, stale date[]
 as $$
   select case when from_day is null then 'true' else
     format('(o.%I >= %s%s)', d.time_column, relief._instant_text(d, from_day),
-           coalesce((select string_agg(format(' or o.%1$I >= %2$s and o.%1$I < %3$s', d.time_column,
-                                              relief._instant_text(d, day), relief._instant_text(d, day + 1)), '')
+           coalesce((select string_agg(format(case when day = '-infinity' then ' or o.%1$I is null or o.%1$I = ''-infinity'''
+                                                   else ' or o.%1$I >= %2$s and o.%1$I < %3$s' end,
+                                              d.time_column, relief._instant_text(d, day), relief._instant_text(d, day + 1)), '')
                      from unnest(stale) as day), ''))
   end
 $$;
@@ -124,7 +140,7 @@ declare
   statement constant text := $sql$
     insert into relief.bucket (detector_id, entity, season, day, position, rows, count, mean, m2, minimum, maximum, bins, bin_counts)
     with source as (
-      select %1$s as day, %2$s as entity, %3$s as season, %7$s as numbers
+      select %1$s as day, %2$s as entity, %3$s as season, coalesce(%7$s, $3) as numbers
       from %4$s as o
       where %5$s and %6$s
     ), placed as (
@@ -136,10 +152,13 @@ declare
       join relief.feature as f on f.detector_id = $1 and f.position = v.position
       where level.number = any ($2) and (level.number < 2 or s.entity <> '') and (mod(level.number, 2) = 0 or s.season >= 0)
     ), binned as (
-      select p.day, p.entity, p.season, p.position, floor(p.place / p.bin_width)::bigint as bin, count(*) as rows,
+      select p.day, p.entity, p.season, p.position, b.bin, count(*) as rows,
              avg(p.place) as mean, var_pop(p.place) * count(*) as m2, min(p.value) as minimum, max(p.value) as maximum
       from placed as p
-      group by p.day, p.entity, p.season, p.position, floor(p.place / p.bin_width)::bigint
+      -- Beyond these ends no bin's edges could be told apart.
+      cross join lateral (
+        select case when p.place is not null then greatest(-1e15, least(1e15, floor(p.place / p.bin_width)))::bigint end) as b (bin)
+      group by p.day, p.entity, p.season, p.position, b.bin
     ), centered as (
       select b.*,
              sum(b.rows * b.mean) over one / nullif(sum(b.rows) filter (where b.bin is not null) over one, 0) as center
@@ -156,6 +175,7 @@ declare
   $sql$;
   parts constant text[] := array[
     relief._day_text(d, 'o'), relief._entity_text(d, 'o'), relief._season_text(d, 'o'), d.relation::text, days, relief._ordinary_text(d)];
+  missing constant double precision[] := array(select null::double precision from relief.feature as f where f.detector_id = d.id);
   levels constant integer[] := case
     when d.entity <> '{}' and d.season is not null then '{3, 2, 0}'
     when d.entity <> '{}' then '{2, 0}'
@@ -164,10 +184,10 @@ declare
   end;
 begin
   begin
-    execute format(statement, variadic parts || relief._features_call(d, 'o')) using d.id, levels;
+    execute format(statement, variadic parts || relief._features_call(d, 'o')) using d.id, levels, missing;
   exception when data_exception or integrity_constraint_violation or plpgsql_error or external_routine_exception then
-    -- Some row's features fail: guard each row, which is slower; that row has no values.
-    execute format(statement, variadic parts || relief._guarded_call(d, 'o')) using d.id, levels;
+    -- Some row's features fail: guard each row, which is slower; that row's values are missing.
+    execute format(statement, variadic parts || relief._guarded_call(d, 'o')) using d.id, levels, missing;
   end;
 end
 $$;
@@ -219,12 +239,24 @@ begin
            min((r.bin + (0.99 * r.total - r.upto + r.count) / r.count) * r.bin_width) filter (where r.upto >= 0.99 * r.total and r.upto - r.count < 0.99 * r.total) as p99
     from ranked as r
     group by r.entity, r.season, r.position
+  ), bounded as (
+    -- No quantile lies beyond the extremes: that of a constant is the constant.
+    select q.entity, q.season, q.position,
+           greatest(edge.low, least(edge.high, q.p01)) as p01,
+           greatest(edge.low, least(edge.high, q.median)) as median,
+           greatest(edge.low, least(edge.high, q.p99)) as p99
+    from quantile as q
+    join moment as m using (entity, season, position)
+    join relief.feature as f on f.detector_id = d.id and f.position = q.position
+    cross join lateral (values (relief._scaled(m.minimum, f.transform, f.unit, f.origin),
+                                relief._scaled(m.maximum, f.transform, f.unit, f.origin))) as edge (low, high)
   ), distance as (
-    select r.entity, r.season, r.position, r.total,
-           abs((r.bin + 0.5) * r.bin_width - q.median) as away,
-           sum(r.count) over (partition by r.entity, r.season, r.position order by abs((r.bin + 0.5) * r.bin_width - q.median)) as upto
+    select r.entity, r.season, r.position, r.total, a.away,
+           sum(r.count) over (partition by r.entity, r.season, r.position order by a.away) as upto
     from ranked as r
-    join quantile as q using (entity, season, position)
+    join bounded as q using (entity, season, position)
+    cross join lateral (select case when floor(q.median / r.bin_width) = r.bin then 0
+                                    else abs((r.bin + 0.5) * r.bin_width - q.median) end) as a (away)
   ), deviation as (
     select a.entity, a.season, a.position, 1.4826 * min(a.away) filter (where a.upto >= 0.5 * a.total) as spread
     from distance as a
@@ -242,7 +274,7 @@ begin
          array_agg(m.minimum order by m.position), array_agg(m.maximum order by m.position),
          array_agg(1 - m.count / nullif(m.rows, 0) order by m.position)
   from moment as m
-  left join quantile as q using (entity, season, position)
+  left join bounded as q using (entity, season, position)
   left join deviation as v using (entity, season, position)
   left join everywhere as e using (position)
   group by m.entity, m.season;
@@ -265,15 +297,20 @@ declare
   from_day date;
   merged bigint;
 begin
+  -- Whoever locks both locks the detector first.
+  perform relief._calibrate(d);
   insert into relief.refresh (detector_id) values (d.id) on conflict do nothing;
   select * into strict state from relief.refresh as r where r.detector_id = d.id for update;
-  perform relief._calibrate(d);
   if d.time_column is not null and not "full" then
     -- The newest days again: rows may have arrived, and late transactions committed.
     from_day := state.newest_day - d.refresh_lag;
   end if;
   with gone as (delete from relief.stale_day as s where s.detector_id = d.id returning s.day)
   select coalesce(array_agg(g.day) filter (where g.day < from_day), '{}') into stale from gone as g;
+  if d.profile_window is null then
+    -- Rows without a time are never behind the newest day.
+    stale := stale || date '-infinity';
+  end if;
 
   create temporary table relief_touched (entity text, season smallint, unique (entity, season)) on commit drop;
   with gone as (
@@ -289,7 +326,9 @@ begin
   where b.detector_id = d.id and (from_day is null or b.day >= from_day or b.day = any (stale))
   on conflict do nothing;
 
-  select max(b.day) into state.newest_day from relief.bucket as b where b.detector_id = d.id and b.day > '-infinity';
+  -- One row from the future must not make an end of all that come before it.
+  select least(max(b.day), (now() at time zone d.time_zone)::date) into state.newest_day
+  from relief.bucket as b where b.detector_id = d.id and b.day > '-infinity';
   with gone as (
     delete from relief.bucket as b
     where b.detector_id = d.id and b.day < (state.newest_day - d.profile_window)::date

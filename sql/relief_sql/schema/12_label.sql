@@ -23,10 +23,12 @@ begin
     delete from relief.label as l where l.detector_id = d.id and l.key = found_key;
   else
     insert into relief.label as l (detector_id, key, is_anomaly, note) values (d.id, found_key, $3, $4)
-    on conflict (detector_id, key) do update
+    on conflict on constraint label_pkey do update
       set is_anomaly = excluded.is_anomaly, note = excluded.note, labelled_at = now(), labelled_by = current_user;
   end if;
-  insert into relief.stale_day (detector_id, day) values (d.id, found_day) on conflict do nothing;
+  -- Where the day is marked already, a refresh that takes the mark waits for this label.
+  insert into relief.stale_day as s (detector_id, day) values (d.id, found_day)
+  on conflict on constraint stale_day_pkey do update set day = excluded.day;
 end
 $$;
 comment on function relief.label(text, jsonb, boolean, text) is
