@@ -38,6 +38,8 @@ def install_script() -> str:
             "begin;",
             "set local client_min_messages = warning;",
             "set local search_path = pg_catalog, pg_temp;",
+            # As CREATE EXTENSION has it: functions may call others that are made later.
+            "set local check_function_bodies = off;",
             "create extension if not exists plpython3u;",
             "create schema relief;",
             "comment on schema relief is 'Relief: anomaly detection inside PostgreSQL.';",

@@ -130,7 +130,8 @@ create function relief._judgement_call(d relief.detector, row_name text, score t
   stable
   set search_path = pg_catalog, pg_temp
 as $$
-  select format('%s(%s, %s, %s, null, %s, %s)', relief._function_name(d, 'judgement'), score, threshold, numbers,
+  -- Each argument has its type: of an unknown one, somebody's overload might be the better match.
+  select format('%s(%s, %s, %s, null::pg_catalog.text[], %s, %s)', relief._function_name(d, 'judgement'), score, threshold, numbers,
                 relief._entity_text(d, row_name), relief._season_text(d, row_name))
 $$;
 comment on function relief._judgement_call(relief.detector, text, text, text, text) is 'Returns the text of a call that judges a row.';

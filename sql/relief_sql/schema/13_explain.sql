@@ -52,7 +52,7 @@ as $$
   select format(
     'select told.* from (select %s as numbers) as f'
     ' cross join lateral (select %s(f.numbers, null::pg_catalog.text[]) as verdict) as v'
-    ' cross join lateral pg_catalog.jsonb_to_recordset(%s(v.verdict[1], v.verdict[2], f.numbers, null, %s, %s)) as told'
+    ' cross join lateral pg_catalog.jsonb_to_recordset(%s(v.verdict[1], v.verdict[2], f.numbers, null::pg_catalog.text[], %s, %s)) as told'
     ' (feature pg_catalog.text, value pg_catalog.float8, expected pg_catalog.float8, z pg_catalog.float8, robust pg_catalog.float8,'
     ' level pg_catalog.text, contribution pg_catalog.float8, share pg_catalog.float8, baseline pg_catalog.float8, sentence pg_catalog.text)',
     relief._features_call(d, row_name), relief._function_name(d, 'verdict'), relief._function_name(d, 'explanation'),

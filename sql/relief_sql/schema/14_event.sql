@@ -77,7 +77,7 @@ begin
   numbers := %1$s;
   verdict := %2$s(numbers, null::text[]);
   judgement := %3$s;
-  explanation := %4$s(verdict[1], verdict[2], numbers, null, %5$s, %6$s);
+  explanation := %4$s(verdict[1], verdict[2], numbers, null::text[], %5$s, %6$s);
   insert into relief.event (detector, relation, key, model_version, score, severity, verdict, contributions, sentence)
   values (%7$L, coalesce(pg_partition_root(tg_relid), tg_relid), %8$s, new.relief_model_version, new.relief_anomaly_score, (judgement ->> 'severity')::double precision,
           judgement ->> 'verdict', jsonb_path_query_array(explanation, '$[0 to 2]'), explanation #>> '{0,sentence}');
