@@ -135,7 +135,7 @@ def train(
         jobs=jobs,
         request=Request(rows=sample_rows, where=where, since=since, seed=seed),
     )
-    with connect(dsn) as connection, Progress.shown(total=5 + promote) as progress:
+    with connect(dsn) as connection, Progress.shown(total=6 + promote) as progress:
         trained = run(connection, name, settings, promote=promote, progress=progress)
     for warning in trained.warnings:
         click.echo(f"warning: {warning}", err=True)

@@ -23,15 +23,18 @@ ROLE, DATABASE = "app", "demo"
 CREATE_DETECTOR = """\
 SELECT relief.create_detector('flights', 'public.flights',
          features      => ARRAY['dep_delay', 'arr_delay', 'air_time', 'ln(distance) AS log_distance'],
-         contamination => 0.01)"""
+         contamination => 0.01,
+         time_column   => 'time_hour',
+         entity        => ARRAY['origin', 'dest'])"""
 
 STRANGEST = """\
-SELECT carrier || flight AS flight, origin || '-' || dest AS route, dep_delay, arr_delay, air_time, distance,
-       round(relief_score(f)::numeric, 4) AS score,
-       (relief.detect('flights', to_jsonb(f))).deviation
-FROM flights f
-ORDER BY relief_score(f) DESC NULLS LAST
-LIMIT 10"""
+SELECT s.carrier || s.flight AS flight, round(s.score::numeric, 4) AS score, why.sentence
+FROM (SELECT f, f.carrier, f.flight, relief_score(f) AS score
+      FROM flights f
+      ORDER BY relief_score(f) DESC NULLS LAST
+      LIMIT 10) s
+CROSS JOIN LATERAL (SELECT sentence FROM relief_explain(s.f) LIMIT 1) why
+ORDER BY s.score DESC"""
 
 INSERT = """\
 INSERT INTO flights (year, month, day, sched_dep_time, sched_arr_time, carrier, flight, origin, dest, hour, minute,
@@ -43,11 +46,16 @@ FROM (VALUES
        (2, 'EWR', 'SFO',   12,     4,  345, 2565),   -- an ordinary one to San Francisco
        (3, 'JFK', 'HNL', 1301,  1272,  640, 4983),   -- left a day late
        (4, 'LGA', 'BOS',   20,   600,  640,  184),   -- ten hours in the air to Boston
-       (5, 'JFK', 'SFO',  900,   880,   40, 2475),   -- 40 minutes in the air to San Francisco
+       (5, 'JFK', 'SFO',    5,     2,   40, 2586),   -- 40 minutes in the air to San Francisco
        (6, 'EWR', 'ORD', NULL,  NULL, NULL,  719)    -- cancelled
      ) AS f (n, origin, dest, dep_delay, arr_delay, air_time, distance)
 RETURNING flight, origin || '-' || dest AS route, round(relief_anomaly_score::numeric, 4) AS score,
-          relief_is_anomaly, relief_deviation, relief_model_version"""
+          relief_is_anomaly, relief_deviation -> 'air_time' AS air_time_deviation"""
+
+EVENTS = """\
+SELECT key, round(severity::numeric, 4) AS severity, verdict, sentence
+FROM relief.event
+ORDER BY id"""
 
 
 def run(*, keep: bool = False) -> None:
@@ -96,7 +104,7 @@ def _show(connection: Connection) -> None:
     _state(connection, CREATE_DETECTOR)
     connection.commit()
     _echo_shell("relief train flights --promote")
-    with Progress.shown(total=6) as progress:
+    with Progress.shown(total=7) as progress:
         trained = train(connection, "flights", Settings(), promote=True, progress=progress)
     click.echo(f"version {trained.version}: a row is an anomaly from score {trained.threshold:.4f} on")
     click.echo("\nThe ten strangest flights of the year:")
@@ -104,6 +112,9 @@ def _show(connection: Connection) -> None:
     click.echo("\nFrom now on, score every flight as it is written:")
     _state(connection, "SELECT relief.attach('flights')")
     _query(connection, INSERT)
+    connection.commit()
+    click.echo("\nWhat was strange about them:")
+    _query(connection, EVENTS)
     connection.commit()
     connection.autocommit = True
     click.echo("\nAnd the flights that were there before:")

@@ -222,8 +222,8 @@ def _sentence(
     where = {
         "global": "all rows",
         "season": f"this {rule.season}",
-        "entity": f"{' '.join(rule.entity)} {_entity_name(entity)}",
-        "entity and season": f"{' '.join(rule.entity)} {_entity_name(entity)} in this {rule.season}",
+        "entity": _entity_name(rule, entity),
+        "entity and season": f"{_entity_name(rule, entity)} in this {rule.season}",
     }[level]
     side = "above" if part["z"] >= 0 else "below"
     size = "over a million" if abs(part["z"]) >= FARTHEST else f"{abs(part['z']):.3g}"
@@ -233,8 +233,9 @@ def _sentence(
     )
 
 
-def _entity_name(entity: str | None) -> str:
-    return " ".join(str(part) for part in json.loads(entity)) if entity else ""
+def _entity_name(rule: Rule, entity: str | None) -> str:
+    """Return an entity in words: its columns, each with its value."""
+    return ", ".join(f"{column} {value}" for column, value in zip(rule.entity, json.loads(entity or "[]")))
 
 
 def _count(rule: Rule, levels: Sequence[float | None] | None, position: int, level: int) -> int:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from relief_trainer.errors import ReliefError
-from tests.bench import backfill, insert, many, memory, select, session, training
+from tests.bench import backfill, insert, many, memory, profile, select, session, training
 from tests.bench.measure import say
 from tests.bench.result import Result, table, write_json
 
@@ -23,6 +23,9 @@ MEASUREMENTS: dict[str, Callable[[], list[Result]]] = {
     "models": memory.models,
     "promotions": memory.promotions,
     "detectors": many.detectors,
+    "entities": profile.entities,
+    "refresh": profile.refresh,
+    "explain": profile.explain,
 }
 
 

@@ -1,0 +1,132 @@
+"""Profiles: what a history of many entities costs a row, a refresh against making all again, and explaining."""
+
+from __future__ import annotations
+
+from relief_trainer import flights
+from tests.bench.measure import medians, say, seconds
+from tests.bench.result import Bar, Result
+from tests.bench.server import Connection, connect, server, trained_server
+
+ENTITIES = 1_000_000
+INSERTED_ROWS = 20_000
+COPIES = 9
+NEW_ROWS = 10_000
+EXPLAINED_ROWS = 5_000
+
+
+def entities() -> list[Result]:
+    """Measure bulk inserts into a table whose rows have one of a million histories, or all the same."""
+    with server() as cluster, connect(cluster) as connection:
+        for table, entity in (("many", "{flight}"), ("one", "{}")):
+            connection.execute(f"create table {table} (like flights including all)")  # type: ignore[arg-type]
+            connection.execute(f"alter table {table} alter id restart with 1000000")  # type: ignore[arg-type]
+            connection.execute(f"insert into {table} overriding system value select * from flights limit 20000")  # type: ignore[arg-type]
+            connection.execute(
+                "select relief.create_detector(%s, %s, '{dep_delay, arr_delay, air_time, distance}', entity => %s)",
+                [table, table, entity],
+            )
+            _train(cluster.dsn(), table)
+            connection.execute("select relief.attach(%s)", [table])
+        say(f"  {ENTITIES:,} histories")
+        connection.execute(
+            "insert into relief.profile select d.id, jsonb_build_array(n)::text, g.season, g.rows, true, g.count, g.mean,"
+            " g.stddev, g.median, g.spread, g.spread_floor, g.p01, g.p99, g.minimum, g.maximum, g.null_rate"
+            " from relief.detector as d join relief.profile as g on g.detector_id = d.id and g.entity = '',"
+            " generate_series(100000, %s) as n where d.name = 'many'",
+            [100_000 + ENTITIES],
+        )
+        connection.execute("analyze relief.profile")
+
+        def into(table: str) -> float:
+            return seconds(
+                lambda: connection.execute(
+                    f"insert into {table} (year, month, day, sched_dep_time, sched_arr_time, carrier, flight, origin,"  # type: ignore[arg-type]
+                    " dest, hour, minute, time_hour, dep_delay, arr_delay, air_time, distance)"
+                    " select year, month, day, sched_dep_time, sched_arr_time, carrier,"
+                    f" 100000 + (random() * {ENTITIES})::integer, origin, dest, hour, minute, time_hour, dep_delay,"
+                    f" arr_delay, air_time, distance from flights limit {INSERTED_ROWS}"
+                )
+            )
+
+        taken = medians(5, {"many": lambda: into("many"), "one": lambda: into("one")})
+    detail = f"{taken['many'] / INSERTED_ROWS * 1e6:.1f} / {taken['one'] / INSERTED_ROWS * 1e6:.1f} us a row"
+    what = f"insert judged by {ENTITIES:,} entities' histories, against one history"
+    return [Result(what, taken["many"] / taken["one"], bar=Bar(1.5), detail=detail)]
+
+
+def refresh() -> list[Result]:
+    """Measure a refresh after new rows on a large table, against making the whole profile again."""
+    with server() as cluster, connect(cluster) as connection:
+        connection.execute("drop table flights cascade")
+        flights.load(connection, copies=COPIES)
+        connection.execute("create index on flights (time_hour)")
+        connection.execute(
+            "select relief.create_detector('flights', 'flights', '{dep_delay, distance}', time_column => 'time_hour',"
+            " entity => '{carrier}')"
+        )
+        say(f"  the whole profile of {flights.ROWS * COPIES:,} rows")
+        full = seconds(lambda: connection.execute("select relief.refresh_profile('flights')"))
+        taken = []
+        for day in range(3):
+            connection.execute(
+                "insert into flights (year, month, day, sched_dep_time, sched_arr_time, carrier, flight, origin, dest,"
+                " hour, minute, time_hour, dep_delay, distance)"
+                " select year, month, day, sched_dep_time, sched_arr_time, carrier, flight, origin, dest, hour, minute,"
+                " timestamptz '2014-02-01' + %s * interval '3 days' + random() * interval '1 day', dep_delay, distance"
+                " from flights limit %s",
+                [day, NEW_ROWS],
+            )
+            taken.append(seconds(lambda: connection.execute("select relief.refresh_profile('flights')")))
+    median = sorted(taken)[1]
+    what = f"whole profile of {flights.ROWS * COPIES:,} rows, against a refresh after {NEW_ROWS:,} new ones"
+    return [Result(what, full / median, bar=Bar(20, at_least=True), detail=f"{full:.1f} s / {median:.2f} s")]
+
+
+def explain() -> list[Result]:
+    """Measure relief_explain on rows, against relief.detect's judgement of them, and relief_score."""
+    with trained_server() as cluster, connect(cluster) as connection:
+        connection.execute("set max_parallel_workers_per_gather = 0")
+        rows = f"(select * from flights limit {EXPLAINED_ROWS}) as f"
+
+        def run(statement: str) -> float:
+            return seconds(lambda: connection.execute(statement))  # type: ignore[arg-type]
+
+        _warm(connection)
+        taken = medians(
+            5,
+            {
+                "explain": lambda: run(f"select count(*) from {rows}, relief_explain(f)"),
+                "contribute": lambda: run(
+                    "select count(_relief_contributions_flights(_relief_features_flights("
+                    f"{_columns(connection)}), null)) from {rows}"
+                ),
+                "score": lambda: run(f"select count(relief_score(f)) from {rows}"),
+            },
+        )
+    us = {name: value / EXPLAINED_ROWS * 1e6 for name, value in taken.items()}
+    return [
+        Result(
+            "contributions of a row's features, against its score",
+            taken["contribute"] / taken["score"],
+            bar=Bar(4),
+            detail=f"{us['contribute']:.1f} / {us['score']:.1f} us; all of relief_explain {us['explain']:.0f} us",
+        )
+    ]
+
+
+def _columns(connection: Connection) -> str:
+    row = connection.execute("select columns from relief.detector where name = 'flights'").fetchone()
+    assert row is not None
+    return ", ".join(f"f.{column}" for column in row[0])
+
+
+def _warm(connection: Connection) -> None:
+    connection.execute("select count(*) from (select * from flights limit 1000) as f, relief_explain(f)")
+
+
+def _train(dsn: str, name: str) -> None:
+    from relief_trainer import connection as trainer_connection
+    from relief_trainer.train import Settings, train
+
+    with trainer_connection.connect(dsn) as connection:
+        train(connection, name, Settings(), promote=True)
