@@ -48,17 +48,27 @@ UNPINNED = {
     "relief._have": "pure Python, no SQL; a setting would cost a microsecond a row",
     "relief._load": "pure Python, no SQL; a setting would cost a microsecond a row",
     "relief._score": "pure Python, no SQL; a setting would cost a microsecond a row",
-    "relief._deviation": "a parsed body, whose names are resolved; a setting would forbid to inline it",
+    "relief._have_explainer": "pure Python, no SQL; a setting would cost a microsecond a row",
+    "relief._contributions": "pure Python, no SQL; a setting would cost a microsecond a row",
+    "relief._judge": "pure Python, no SQL; a setting would cost a microsecond a row",
+    "relief._explanation": "pure Python, no SQL; a setting would cost a microsecond a row",
+    "relief._scaled": "a parsed body, whose names are resolved; a setting would forbid to inline it",
     "relief.backfill": "a procedure that commits can't have a setting",
 }
 
 # What generated functions call, with the rights of whoever scores.
 PUBLIC = {
     "relief._have(text)",
-    "relief._load(text,text)",
+    "relief._load(text,text,boolean)",
     "relief._score(text,text,double precision[],text[])",
     "relief._document(text)",
-    "relief._deviation(double precision,double precision,double precision)",
+    "relief._have_explainer(text)",
+    "relief._contributions(text,text,double precision[],text[])",
+    "relief._judge(text,text,double precision,double precision,double precision[],text,double precision[])",
+    "relief._explanation("
+    "text,text,double precision[],double precision,double precision,double precision[],text,double precision[])",
+    # The history of one entity, for the judgement functions: not to be listed, and by a detector's number alone.
+    "relief._levels(integer,text,smallint)",
     "relief._no_model(text)",
 }
 
@@ -134,7 +144,7 @@ def test_nothing_more_is_open_to_everybody_than_what_scoring_calls(installed: Da
 
 def test_definer_rights_are_where_they_are_the_point(installed: Database) -> None:
     definers = "select proname::text from pg_proc where pronamespace = 'relief'::regnamespace and prosecdef order by 1"
-    assert installed.query(definers) == ["_document", "_find"]
+    assert installed.query(definers) == ["_document", "_find", "_levels"]
 
 
 def test_what_is_parallel_safe_reaches_no_python_that_queries(installed: Database) -> None:
@@ -144,7 +154,8 @@ def test_what_is_parallel_safe_reaches_no_python_that_queries(installed: Databas
             "where pronamespace = 'relief'::regnamespace and lanname = 'plpython3u'"
         )
     )
-    assert labels == {"_have": "s", "_load": "s", "_score": "s"}
+    names = ("_have", "_have_explainer", "_load", "_score", "_contributions", "_judge", "_explanation")
+    assert labels == dict.fromkeys(names, "s")
     assert (
         installed.query(
             "select proname::text from pg_proc where prosrc like '%plpy.execute%' or prosrc like '%plpy.prepare%'"
@@ -157,7 +168,7 @@ def test_whatever_depends_on_the_promoted_model_is_stable(database: Database) ->
     _attach(database)
     labels = database.query(
         "select distinct provolatile from pg_proc "
-        "where pronamespace = 'shop'::regnamespace and proname <> '_relief_trigger_orders'"
+        "where pronamespace = 'shop'::regnamespace and prorettype <> 'trigger'::regtype"
     )
     assert labels == ["s"]
     with refused("42P17", "functions in index expression must be marked IMMUTABLE"):
@@ -171,7 +182,7 @@ def _attach(database: Database) -> None:
     database.query("select relief.attach('orders')")
 
 
-def test_generated_functions_have_comments_costs_and_no_definer_rights_but_the_trigger(installed: Database) -> None:
+def test_generated_functions_have_comments_costs_and_no_definer_rights_but_the_triggers(installed: Database) -> None:
     _attach(installed)
     generated = """
         select p.proname::text, prosecdef, proconfig is not null,
@@ -180,14 +191,20 @@ def test_generated_functions_have_comments_costs_and_no_definer_rights_but_the_t
         from pg_proc as p where pronamespace = 'shop'::regnamespace order by 1
     """
     assert installed.query(generated) == [
-        ("_relief_deviation_orders", False, False, True, True),
+        ("_relief_contributions_orders", False, False, True, True),
+        ("_relief_event_orders", True, True, True, False),
+        ("_relief_explanation_orders", False, False, True, True),
         ("_relief_features_orders", False, False, True, True),
+        # PL/pgSQL, for its exception block.
+        ("_relief_guarded_orders", False, True, True, True),
+        ("_relief_judgement_orders", False, False, True, True),
         ("_relief_trigger_orders", True, True, True, False),
         ("_relief_verdict_orders", False, False, True, True),
+        ("relief_explain", False, False, True, True),
         ("relief_score", False, False, True, True),
     ]
-    comment = "select obj_description(oid, 'pg_trigger') from pg_trigger where tgname = '~relief'"
-    assert installed.value(comment).startswith('Relief, detector "orders"')
+    comments = "select obj_description(oid, 'pg_trigger') from pg_trigger where tgname like '~relief%'"
+    assert [text.split(":")[0] for text in installed.query(comments)] == ['Relief, detector "orders"'] * 2
     installed.query("select relief.drop_detector('orders', true)")
     installed.query("drop schema shop cascade")
 
@@ -208,12 +225,18 @@ DEPENDENTS = """
     order by 1
 """
 EXPECTED_DEPENDENTS = [
-    "shop._relief_deviation_orders(double precision[],text[])",
+    "shop._relief_contributions_orders(double precision[],text[])",
+    "shop._relief_event_orders()",
+    "shop._relief_explanation_orders(double precision,double precision,double precision[],text[],text,smallint)",
     "shop._relief_features_orders(integer,double precision)",
+    "shop._relief_guarded_orders(integer,double precision)",
+    "shop._relief_judgement_orders(double precision,double precision,double precision[],text[],text,smallint)",
     "shop._relief_trigger_orders()",
     "shop._relief_verdict_orders(double precision[],text[])",
+    "shop.relief_explain(shop.orders)",
     "shop.relief_score(shop.orders)",
     "~relief",
+    "~relief_event",
 ]
 
 
@@ -237,7 +260,7 @@ def test_extension_can_be_dropped_and_inserts_go_on(database: Database) -> None:
         query(session, "insert into shop.orders (a, b) values (-1, 1)")
         query(session, "update shop.orders set a = 3 where id = 501")
     assert database.query("select proname from pg_proc where pronamespace = 'shop'::regnamespace") == []
-    assert database.value("select count(*) from pg_trigger where tgname = '~relief'") == 0
+    assert database.value("select count(*) from pg_trigger where tgname like '~relief%'") == 0
     assert query(database.superuser, f"select {COMPANIONS} from shop.orders where id = 502")[0][0] == 0.5
     database.query("create extension relief cascade")
     database.query("select relief.create_detector('orders', 'shop.orders', '{a, ln(b) AS log_b}')")
@@ -253,7 +276,7 @@ def test_extension_with_an_attached_partitioned_table_can_be_dropped(database: D
     database.query("insert into public.part values (1, 1)")
     database.query("drop extension relief")
     database.query("insert into public.part values (1, 1)")
-    assert database.value("select count(*) from pg_trigger where tgname = '~relief'") == 0
+    assert database.value("select count(*) from pg_trigger where tgname like '~relief%'") == 0
 
 
 def test_schema_installed_by_script_can_be_dropped_and_inserts_go_on(empty_database: Database) -> None:

@@ -19,7 +19,11 @@ STATE = {
     "detectors": "select name, relation::text, columns, promoted_version, created_by from relief.detector",
     "features": "select * from relief.feature order by detector_id, position",
     "models": "select version, checksum, threshold, features, md5(document) from relief.model order by id",
-    "profiles": "select * from relief.profile order by model_id",
+    **{
+        table: f"select t::text from relief.{table} as t order by 1"
+        for table in ("tolerance", "profile", "bucket", "refresh", "stale_day", "label", "event")
+    },
+    "status": "select * from relief.status",
     "check": "select * from relief.check()",
     "functions": "select proname, proowner::regrole::text, proacl::text, proparallel, provolatile, "
     "obj_description(oid, 'pg_proc') from pg_proc where pronamespace = 'shop'::regnamespace order by 1",
@@ -39,6 +43,10 @@ def original(request: pytest.FixtureRequest, empty_database: Database) -> Databa
     train(connection, "orders", seed=2)
     query(connection, "select relief.attach('orders')")
     query(connection, "call relief.backfill('orders')")
+    query(connection, "select relief.refresh_profile('orders')")
+    query(connection, "select relief.set_tolerance('orders', 'a', min_absolute => 0.5)")
+    query(connection, """select relief.label('orders', '{"id": 7}', true, 'a typing error')""")
+    query(connection, "insert into shop.orders (a, b) values (-100, 1)")
     return database
 
 
@@ -58,6 +66,7 @@ def _run(program: str, *arguments: str) -> None:
 @pytest.mark.parametrize("form", ["custom", "plain"])
 def test_restored_database_scores_as_before(original: Database, target: Database, form: str, tmp_path: Path) -> None:
     before = {name: original.query(statement) for name, statement in STATE.items()}
+    assert all(before.values())
     dump = str(tmp_path / "dump")
     _run("pg_dump", "--dbname", original.dsn(), "--format", form, "--file", dump)
     if form == "custom":
@@ -68,6 +77,8 @@ def test_restored_database_scores_as_before(original: Database, target: Database
 
     insert = f"insert into shop.orders (a, b) values (-100, 1), (1, 1) returning {COMPANIONS}"
     assert target.query(insert) == original.query(insert)
+    assert target.value("select count(*) from relief.event") == original.value("select count(*) from relief.event") > 1
+    assert target.value("select relief.refresh_profile('orders')") == 1
     trained = train(target.superuser, "orders", seed=3)
     assert trained.version == 3
     target.query("call relief.backfill('orders')")

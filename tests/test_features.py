@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from helpers.database import Database, query, refused, value
@@ -11,6 +13,10 @@ from helpers.forests import add_model, fetch_features, stump
 from hypothesis import example, given
 from hypothesis import strategies as st
 from psycopg import Connection
+from relief_runtime.document import checksum
+from relief_runtime.judgement import PROBABILITIES
+
+from relief_trainer.document import serialize
 
 
 @pytest.fixture
@@ -128,9 +134,38 @@ def test_row_whose_feature_fails_is_told_why_by_name_and_by_trigger(
     assert reason in inserted[0][1]["error"]
 
 
+RULE = {
+    "verdict": "either",
+    "entity": [],
+    "season": None,
+    "deviation_threshold": 6,
+    "min_history": 2,
+    "ordinary_scores": None,
+    "ordinary_deviations": list(PROBABILITIES),
+    "features": [{"name": "x", "transform": "linear", "unit": 1, "origin": 0, "tolerances": {}}],
+}
+
+
 @pytest.fixture(scope="module")
 def shared(module_database: Database) -> Iterator[Connection]:
+    # A document loaded brings the runtime into the session.
+    text = serialize(stump(["x"]))
+    query(module_database.superuser, "select relief._load(%s, %s)", checksum(text), text)
     return module_database.superuser
+
+
+def _judge(connection: Connection, number: float | None, mean: float | None, stddev: float | None) -> Any:
+    """Return what the server makes of a number whose history has this mean, median, standard deviation and spread."""
+    levels = [None if part is None else float(part) for part in (0, 100, mean, stddev, mean, stddev, 0)]
+    rule = json.dumps(RULE)
+    told = value(
+        connection, "select relief._judge(%s, '', 0.3, 0.4, %s::float8[], '', %s::float8[])", rule, [number], levels
+    )
+    return json.loads(told, parse_constant=_refuse_constant)
+
+
+def _refuse_constant(name: str) -> None:
+    raise AssertionError(f"{name} is not JSON")
 
 
 doubles = st.floats() | st.sampled_from([0.0, 1.0, -1.0, 1e308, -1e308, 5e-324, 1e-310, 1.0000001, 1e6, 1e302])
@@ -145,14 +180,21 @@ doubles = st.floats() | st.sampled_from([0.0, 1.0, -1.0, 1e308, -1e308, 5e-324, 
 def test_deviation_is_a_bounded_number_whatever_the_values(
     shared: Connection, number: float, mean: float, stddev: float
 ) -> None:
-    deviation = value(shared, "select relief._deviation(%s, %s, %s)", number, mean, stddev)
-    if math.isnan(number) or not (abs(mean) <= 1e290 and stddev <= 1e290):
-        assert deviation is None
-    elif stddev > 1e-300 and abs(number - mean) < 1e6 * stddev:
-        assert deviation == pytest.approx((number - mean) / stddev, abs=0.0006)
+    judged = _judge(shared, number, mean, stddev)
+    assert judged["is_anomaly"] in (True, False)
+    if math.isnan(number):
+        assert judged["deviation"] == {"x": None}
+        assert judged["severity"] is None
+        return
+    told = judged["deviation"]["x"]
+    assert told["z"] == told["robust"]
+    assert judged["is_anomaly"] == (abs(told["z"]) >= 6)
+    assert 0 <= judged["severity"] <= 1
+    if stddev > 1e-300 and abs(number - mean) < 1e6 * stddev:
+        assert told["z"] == pytest.approx((number - mean) / stddev, abs=0.0006)
     else:
-        assert abs(deviation) in (0.0, 1e6)
-        assert deviation * (number - mean) >= 0 or number == mean
+        assert abs(told["z"]) in (0.0, 1e6)
+        assert not told["z"] * (number - mean) < 0
 
 
 def test_departure_from_a_constant_history_and_infinities_deviate_most(shared: Connection) -> None:
@@ -161,7 +203,10 @@ def test_departure_from_a_constant_history_and_infinities_deviate_most(shared: C
         (1.6, 1.5, 0): 1e6,
         (-math.inf, 1.5, 2): -1e6,
         (3.0, 1.5, 1): 1.5,
-        (2.0, None, 1): None,
+        (2.0, 1.0, None): 1e6,
     }
     for arguments, expected in cases.items():
-        assert value(shared, "select relief._deviation(%s, %s, %s)", *arguments) == expected
+        told = _judge(shared, *arguments)["deviation"]["x"]
+        assert (told["z"], told["robust"]) == (expected, expected)
+    assert _judge(shared, 2.0, None, 1)["deviation"] == {"state": "warming up"}
+    assert _judge(shared, None, 1.0, 1)["deviation"] == {"x": None}

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import psycopg
 import pytest
 from helpers.database import Database, query, refused, value
-from helpers.forests import add_model, stump
+from helpers.forests import add_model, stump, told
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from psycopg import Connection, sql
@@ -201,7 +201,7 @@ def test_any_names_of_schema_table_column_and_detector_work_through_the_life_cyc
     connection: Connection, schema: str, table: str, column: str, detector: str
 ) -> None:
     assume(not schema.startswith("pg_") and schema not in ("relief", "public", "information_schema"))
-    assume(column != "error")
+    assume(column not in ("error", "state"))
     named = {name: sql.Identifier(text) for name, text in (("s", schema), ("t", table), ("c", column))}
 
     def run(statement: str) -> list[object]:
@@ -221,7 +221,7 @@ def test_any_names_of_schema_table_column_and_detector_work_through_the_life_cyc
                 "insert into {s}.{t} ({c}) values (-2), (2), (null) returning relief_anomaly_score, relief_deviation"
             )
             assert [row[0] for row in inserted] == [0.5, 0.125, None]
-            assert inserted[0][1] == {column: -1.0}
+            assert inserted[0][1] == {column: told(-1.0)}
             scores = run("select {s}.relief_score(x) from {s}.{t} as x")
             assert scores == [0.5, 0.125, None]
             row = query(connection, "select jsonb_build_object(%s::text, -2)::text", column)[0]
@@ -246,7 +246,7 @@ def test_feature_without_a_name_is_called_as_its_column_or_as_it_is_written(conn
 @example(LONGEST, QUOTES)
 @settings(max_examples=40)
 def test_any_names_of_features_are_kept_as_they_are(connection: Connection, first: str, second: str) -> None:
-    assume(first != second and "error" not in (first, second))
+    assume(first != second and not {"error", "state"} & {first, second})
     features = [sql.SQL("{} AS {}").format(sql.SQL(expression), sql.Identifier(name)).as_string(connection)
                 for expression, name in (("a", first), ("b", second))]  # fmt: skip
     query(connection, "select relief.create_detector('hostile', 'public.victim', %s)", features)
@@ -256,7 +256,7 @@ def test_any_names_of_features_are_kept_as_they_are(connection: Connection, firs
         add_model(connection, "hostile", stump([first, second]))
         query(connection, "select relief.promote('hostile')")
         deviation = value(connection, """select deviation from relief.detect('hostile', '{"a": 4, "b": -1}')""")
-        assert deviation == {first: 2.0, second: -0.5}
+        assert deviation == {first: told(2.0), second: told(-0.5)}
     finally:
         query(connection, "select relief.drop_detector('hostile')")
 

@@ -33,6 +33,7 @@ create function public.leaves(document text, numbers float8[]) returns integer[]
         trees = sys.modules["relief_runtime.document"].read(document, args_checksum(document)).trees
         SD.update(document=document, trees=trees, compiled=[forest.compile_scoring([tree]) for tree in trees])
     row = [float("nan") if number is None else number for number in numbers]
+    find_leaf = sys.modules["relief_runtime.trees"].find_leaf
     walked = [find_leaf(tree, row) for tree in SD["trees"]]
     if walked != [add(0.0, row) for add in SD["compiled"]]:
         plpy.error("walked and compiled trees differ")

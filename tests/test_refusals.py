@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from helpers.database import Database, query, refused, value
-from helpers.forests import add_model, stump
+from helpers.forests import add_model, stump, told
 from helpers.shop import FEATURES, make_orders
 from psycopg import Connection
 from relief_runtime.document import checksum
@@ -191,7 +191,7 @@ def test_hundred_columns_and_more_features_than_arguments_work(shop: Connection)
     )[0]
     assert score == 0.5
     assert len(deviation) == 200
-    assert (deviation["c0"], deviation["c99"], deviation["d99"]) == (-2.0, 3.0, 3.5)
+    assert [deviation[name]["z"] for name in ("c0", "c99", "d99")] == [-2.0, 3.0, 3.5]
     query(shop, "select relief.drop_detector('wide', true)")
 
 
@@ -207,7 +207,7 @@ DOCUMENT_REFUSALS = {
     "text for a number": (_changed(average_path_length="1"), "22023", '"average_path_length" of', HINT),
     "huge count": (_changed(trees=[0] * 3000), "22023", "model document has 3000 trees, not 1 to 2000", HINT),
     "cycle": (
-        _changed(trees=[{"feature": [0, 0, 0], "value": [1, 1, 1], "missing_left": [0, 0, 0]}]),
+        _changed(trees=[{"feature": [0, 0, 0], "value": [1, 1, 1], "missing_left": [0, 0, 0], "rows": [1, 1, 1]}]),
         "22023",
         "tree 0 has a split without two children",
         HINT,
@@ -221,7 +221,7 @@ DOCUMENT_REFUSALS = {
     "features in another order": (json.dumps(stump(["log_b", "a"])), "55000", "the features {log_b,a}", "relief train"),
     "NUL in a name": (_changed(features=[{"name": "\0", "kind": "number"}] * 2), "22P05", "unsupported Unicode", ""),
     "lone surrogate in a name": (_changed(features=[{"name": "\ud800", "kind": "number"}] * 2), "22P02", "", ""),
-    "text in the profile": (_changed(profile={"a": {"mean": "x"}}), "22P02", 'invalid input syntax for type', ""),
+    "text in the profile": (_changed(profile={"a": {"scaled": {"mean": "x"}}}), "22P02", 'invalid input syntax for type', ""),
 }  # fmt: skip
 
 
@@ -251,7 +251,12 @@ def test_document_without_a_profile_scores_without_deviations(orders: Connection
             orders, """select score, deviation from relief.detect('orders', '{"a": 1, "b": 1}')"""
         )[0]
         assert score == 0.125
-        assert deviation["a"] is None
+        assert deviation == {"state": "warming up"}
+    half = {"log_b": stump(FEATURES)["profile"]["log_b"]}
+    add_model(orders, "orders", stump(FEATURES, profile=half))
+    query(orders, "select relief.promote('orders')")
+    deviation = value(orders, """select deviation from relief.detect('orders', '{"a": 1, "b": 1}')""")
+    assert deviation == {"a": None, "log_b": told(0.0)}
 
 
 def test_row_that_does_not_fit_the_model_is_refused(orders: Connection) -> None:
@@ -273,6 +278,15 @@ def test_direct_calls_of_the_runtime_cannot_score_with_what_was_not_validated(or
         query(orders, "select relief._score('0', '', '{1}', null)")
     with refused("22023", "model document has checksum"):
         query(orders, "select relief._load('0', %s)", _changed())
+    with refused("22023", "model document has checksum"):
+        query(orders, "select relief._load('0', %s, true)", _changed())
+    with refused("22023", "score cannot be explained"):
+        query(orders, "select relief._contributions('0', '', '{1}', null)")
+    for rule in (None, "", "x", "[]", "{}", '{"features": 5}'):
+        with refused("22023", "row cannot be judged"):
+            query(orders, "select relief._judge(%s, '', 0.5, 0.4, '{1}', '', '{}')", rule)
+        with refused("22023", "row cannot be explained"):
+            query(orders, "select relief._explanation(%s, '', '{1,1}', 0.5, 0.4, '{1}', '', '{}')", rule)
     assert value(orders, "select relief._have('0')") is None
 
 

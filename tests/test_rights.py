@@ -85,6 +85,14 @@ def test_admin_without_superuser_does_the_whole_life_cycle(world: World) -> None
     assert value(app, "select count(*) from shop.orders where relief_model_version is null") == 0
     add_model(app, "orders", stump(FEATURES))
     assert value(app, "select relief.promote('orders')") == 2
+    assert value(app, "select relief.refresh_profile('orders')") == 1
+    query(app, """select relief.label('orders', '{"id": 1}', true)""")
+    assert value(app, "select relief.refresh_profile('orders')") == 1
+    query(app, "select relief.set_tolerance('orders', 'a', 'up')")
+    assert value(app, "select count(*) from relief.event") == 1
+    assert value(app, "select state from relief.status") in ("ready", "warming up")
+    query(app, "select * from relief.drift('orders')")
+    assert len(query(app, "select (shop.relief_explain(o)).feature from shop.orders as o where id = 1")) == 2
     assert {result for _, result in query(app, "select * from relief.check()")} == {"ok"}
     assert value(app, """select relief.score('orders', '{"a": -1}')""") == 0.5
     query(app, "select relief.detach('orders', true)")
@@ -104,6 +112,11 @@ def test_user_of_a_table_has_no_right_on_relief(attached: World) -> None:
         "select relief.promote('orders')",
         "select * from relief.detector",
         "select relief._document('x')",
+        "select relief._levels(1, '', '-1')",
+        "select * from relief.explain('orders', '{}')",
+        "select * from relief.profile",
+        "select * from relief.event",
+        "select * from relief.status",
         "select * from relief.check()",
     ):
         with refused("42501", "permission denied for schema relief"):
@@ -113,6 +126,8 @@ def test_user_of_a_table_has_no_right_on_relief(attached: World) -> None:
 def test_role_with_usage_scores_by_name_and_no_more(attached: World) -> None:
     assert value(attached.scorer, """select relief.score('orders', '{"a": -1, "b": 1}')""") == 0.5
     assert value(attached.scorer, """select is_anomaly from relief.detect('orders', '{"a": -1, "b": 1}')""") is True
+    explained = query(attached.scorer, """select feature, value from relief.explain('orders', '{"a": -1, "b": 1}')""")
+    assert sorted(explained) == [("a", -1.0), ("log_b", 0.0)]
     with refused("42703", 'column "zz" of table shop.orders does not exist'):
         query(attached.scorer, """select relief.score('orders', '{"zz": 1}')""")
     with refused("42704", 'detector "order" does not exist'):
@@ -124,6 +139,14 @@ def test_role_with_usage_scores_by_name_and_no_more(attached: World) -> None:
         "select relief.add_model('orders', '', '')",
         "call relief.backfill('orders')",
         "select relief.drop_detector('orders')",
+        "select relief.refresh_profile('orders')",
+        """select relief.label('orders', '{"id": 1}', true)""",
+        "select relief.set_tolerance('orders', 'a')",
+        "select * from relief.drift('orders')",
+        "select * from relief.profile",
+        "select * from relief.bucket",
+        "select * from relief.event",
+        "select * from relief.status",
         "select * from relief.detector",
         "select * from relief.model",
         "insert into relief.model (detector_id, version) values (1, 1)",
@@ -144,6 +167,11 @@ def test_admin_of_other_tables_can_do_nothing_to_a_detector(attached: World) -> 
         "select relief.drop_detector('orders')",
         "select relief.add_model('orders', '{}', 'x')",
         "call relief.backfill('orders')",
+        "select relief.refresh_profile('orders')",
+        """select relief.label('orders', '{"id": 1}', true)""",
+        "select relief.set_tolerance('orders', 'a')",
+        "select * from relief.drift('orders')",
+        "select relief.schedule_refresh('orders')",
     ):
         with refused("42704", 'detector "orders" does not exist', "detectors of tables that you own"):
             query(mallory, statement)
@@ -156,19 +184,48 @@ def test_admin_of_other_tables_can_do_nothing_to_a_detector(attached: World) -> 
         query(mallory, "select relief.grant_usage(current_user::regrole)")
 
 
+TABLES = (
+    "detector", "feature", "model", "profile", "bucket", "refresh", "stale_day", "label", "tolerance", "event",
+)  # fmt: skip
+
+
 def test_tables_show_and_take_rows_of_own_detectors_alone(attached: World) -> None:
     mallory = attached.mallory
-    for table in ("detector", "feature", "model", "profile"):
-        assert value(attached.app, f"select count(*) > 0 from relief.{table}") is True
-        assert value(mallory, f"select count(*) from relief.{table}") == 0
-    detector, model = attached.database.query("select detector_id, id from relief.model")[0]
+    query(attached.app, "insert into shop.orders (a, b) values (-2, 1)")
+    query(attached.app, "select relief.refresh_profile('orders')")
+    query(attached.app, "select relief.set_tolerance('orders', 'a')")
+    query(attached.app, """select relief.label('orders', '{"id": 1}', true)""")
+    for table in TABLES:
+        assert value(attached.app, f"select count(*) > 0 from relief.{table}") is True, table
+        assert value(mallory, f"select count(*) from relief.{table}") == 0, table
+    assert query(mallory, "select * from relief.status") == []
+    assert query(attached.app, "select detector, attached from relief.status") == [("orders", True)]
+    detector = attached.database.value("select id from relief.detector")
     for statement, parameters in (
         ("insert into relief.feature values (%s, 9, 'x', 'x')", [detector]),
-        ("insert into relief.profile select %s, '{}', '{}', '{}', '{}', '{}', '{}', '{}'", [model]),
+        (
+            "insert into relief.profile select %s, '', 9, 1, true, n, n, n, n, n, n, n, n, n, n, n "
+            "from (values ('{1}'::float8[])) as f (n)",
+            [detector],
+        ),
+        (
+            "insert into relief.bucket (detector_id, entity, season, day, position, rows, count, bins, bin_counts) "
+            "values (%s, '', -1, now(), 1, 1, 1, '{}', '{}')",
+            [detector],
+        ),
+        ("insert into relief.refresh values (%s)", [detector]),
+        ("insert into relief.stale_day values (%s, now())", [detector]),
+        ("insert into relief.label values (%s, '{}', true)", [detector]),
+        ("insert into relief.tolerance values (%s, 'a', 'x', 'up', 0, 0)", [detector]),
+        (
+            "insert into relief.event (detector, relation, verdict) values ('orders', 'shop.orders', 'score')",
+            [],
+        ),
         (
             "insert into relief.detector "
-            "(name, relation, schema_name, table_name, columns, threshold, on_error, score_function) "
-            "values ('evil', 'shop.orders', 'shop', 'orders', '{a}', 0.5, 'pass', false)",
+            "(name, relation, schema_name, table_name, columns, threshold, on_error, score_function, time_zone, entity, "
+            "verdict, deviation_threshold, min_history, refresh_lag) values "
+            "('evil', 'shop.orders', 'shop', 'orders', '{a}', 0.5, 'pass', false, 'UTC', '{}', 'score', 6, 30, 1)",
             [],
         ),
     ):
@@ -182,15 +239,29 @@ def test_tables_show_and_take_rows_of_own_detectors_alone(attached: World) -> No
             detector,
             attached.app.execute("select document from relief.model").fetchone()[0],
         )
-    query(mallory, "delete from relief.model")
-    query(mallory, "delete from relief.detector")
-    query(mallory, "update relief.detector set promoted_version = 9")
+    before = {table: attached.database.query(f"select t::text from relief.{table} as t order by 1") for table in TABLES}
+    for table in ("model", "detector", "profile", "bucket", "refresh", "stale_day", "label", "tolerance"):
+        query(mallory, f"delete from relief.{table}")
+    for change in (
+        "detector set promoted_version = 9",
+        "feature set unit = 9",
+        "profile set mean = '{}'",
+        "bucket set mean = 9",
+        "refresh set newest_day = now()",
+        "stale_day set day = now()",
+        "label set is_anomaly = false",
+        "tolerance set min_absolute = 9",
+    ):
+        query(mallory, f"update relief.{change}")
+    after = {table: attached.database.query(f"select t::text from relief.{table} as t order by 1") for table in TABLES}
+    assert after == before
     assert attached.database.query("select promoted_version from relief.detector") == [1]
     for statement in (
         "update relief.detector set name = 'x'",
         "update relief.model set document = ''",
         "update relief.feature set expression = 'x'",
-        "update relief.profile set mean = '{}'",
+        "update relief.event set sentence = ''",
+        "delete from relief.event",
         "delete from relief.feature",
         "truncate relief.detector cascade",
         "alter table relief.model disable trigger all",
@@ -257,8 +328,22 @@ def test_overloads_of_generated_functions_are_never_called(attached: World) -> N
         "shop._relief_verdict_orders(float8[], text) returns float8[]",
         "shop._relief_verdict_orders(float8[], jsonb) returns float8[]",
         "shop._relief_verdict_orders(integer) returns float8[]",
-        "shop._relief_deviation_orders(float8[], text) returns jsonb",
-        "shop._relief_deviation_orders(anyarray, anyarray) returns jsonb",
+        *(
+            f"shop._relief_{kind}_orders({arguments}) returns jsonb"
+            for kind in ("judgement", "explanation")
+            for arguments in (
+                "float8, float8, float8[], text, text, smallint",
+                "float8, float8, float8[], jsonb, text, integer",
+                "anyelement, anyelement, anyarray, anyarray, anyelement, anyelement",
+                "float8, float8, float8[], text[], text",
+            )
+        ),
+        "shop._relief_contributions_orders(float8[], text) returns float8[]",
+        "shop._relief_contributions_orders(anyarray, anyarray) returns float8[]",
+        "shop._relief_guarded_orders(a text, b text) returns float8[]",
+        "shop._relief_guarded_orders(a float8, b float8) returns float8[]",
+        "shop._relief_event_orders(text) returns text",
+        "shop.relief_explain(jsonb) returns text",
         "shop._relief_features_orders(a text, b text) returns float8[]",
         "shop._relief_features_orders(a float8, b float8) returns float8[]",
         "shop._relief_trigger_orders(text) returns text",
@@ -310,6 +395,25 @@ def test_what_superuser_and_members_make_belongs_to_the_tables_owner(world: Worl
         assert database.query(owners.replace("%%", "%")) == [world.app.info.user]
         assert value(world.user, "insert into shop.orders (a, b) values (-1, 1) returning relief_is_anomaly") is True
         assert value(world.app, "select relief.promote('orders')") == 1
+
+
+def test_anomalies_are_recorded_for_an_owner_without_any_right_on_relief(world: World) -> None:
+    database = world.database
+    owner, member = database.role("owner"), database.role("member")
+    database.query(f"grant {owner} to {member}")
+    database.query("select relief.grant_admin(%s)", member)
+    database.query(f"create schema till authorization {owner}")
+    query(database.connect(owner), "create table till.sale (a integer)")
+    connection = database.connect(member)
+    query(connection, "select relief.create_detector('sale', 'till.sale', '{a}')")
+    add_model(connection, "sale", stump(["a"]))
+    query(connection, "select relief.promote('sale')")
+    assert _told(connection, "select relief.attach('sale')") == []
+    database.query(f"grant usage on schema till to {world.user.info.user}")
+    database.query(f"grant insert on till.sale to {world.user.info.user}")
+    assert _told(world.user, "insert into till.sale values (-2), (2)") == []
+    assert query(connection, "select detector, relation::text, score from relief.event") == [("sale", "till.sale", 0.5)]
+    assert query(world.mallory, "select * from relief.event") == []
 
 
 def test_search_path_of_the_caller_changes_nothing(attached: World) -> None:

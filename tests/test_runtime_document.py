@@ -141,6 +141,11 @@ REFUSED = {
         "a leaf of tree 0 has no path length, or a negative one",
     ),
     "missing_left 2": (_tree(missing_left=[2, 0, 0]), '"missing_left" of tree 0 is not all 0 or 1'),
+    "no rows": (json.dumps({**BASE, "trees": [{**BASE["trees"][0], "rows": None}]}), 'tree 0 lacks a list "feature"'),
+    "rows of another length": (_tree(rows=[2, 1]), "the lists of tree 0 are empty or differ in length"),
+    "node without rows": (_tree(rows=[1, 1, 0]), '"rows" of tree 0 is not all from 1 to'),
+    "huge row count": (_tree(rows=[10**400, 1, 1]), '"rows" of tree 0 is not all from 1 to'),
+    "rows as text": (_tree(rows=["2", "1", "1"]), '"rows" of tree 0 is not all from 1 to'),
     "split without children": (_tree(feature=[0, 0, -1]), "tree 0 has a split without two children"),
     "two trees in one": (_tree(feature=[-1, -1, -1]), "tree 0 is 3 trees"),
 }
@@ -177,6 +182,7 @@ def test_a_chain_as_deep_as_the_limit_is_read_and_scored() -> None:
         "feature": [0] * splits + [-1] * (splits + 1),
         "value": [0.0] * splits + [1.0] * (splits + 1),
         "missing_left": [0] * (2 * splits + 1),
+        "rows": [1] * (2 * splits + 1),
     }
     text = _with(trees=[chain])
     forest = Forest(read(text, checksum(text)))

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 from helpers.database import Database, query, refused, value
-from helpers.forests import add_model, stump, train
+from helpers.forests import add_model, stump, told, train
 from helpers.shop import COMPANIONS, FEATURES, make_orders
 from psycopg import Connection
 
 # By the stump with threshold 0.4: a <= 0 is an anomaly of score 0.5, a > 0 is none with 0.125; mean 0, deviation 2.
-ANOMALY = (0.5, True, {"a": -1.0, "log_b": 0.0}, 1)
-ORDINARY = (0.125, False, {"a": 1.0, "log_b": 0.0}, 1)
+ANOMALY = (0.5, True, {"a": told(-1.0), "log_b": told(0.0)}, 1)
+ORDINARY = (0.125, False, {"a": told(1.0), "log_b": told(0.0)}, 1)
 LOGARITHM = {"error": "cannot take logarithm of a negative number"}
 UNSCORED = (None, None, None, None)
 
@@ -61,7 +61,7 @@ def test_copied_rows_are_scored(attached: Connection) -> None:
 
 
 def test_row_with_a_missing_feature_is_scored(attached: Connection) -> None:
-    assert _insert(attached, "(null, 1)") == [(0.5, True, {"a": None, "log_b": 0.0}, 1)]
+    assert _insert(attached, "(null, 1)") == [(0.5, True, {"a": None, "log_b": told(0.0)}, 1)]
 
 
 def test_row_whose_features_are_all_missing_has_a_version_but_no_score(attached: Connection) -> None:
@@ -101,7 +101,7 @@ def test_forged_companion_values_are_overwritten(attached: Connection) -> None:
         attached, f"update shop.orders set relief_is_anomaly = false where id = 501 returning {COMPANIONS}"
     ) == [ANOMALY]
     forged = f"update shop.orders set a = 2, relief_anomaly_score = 1 where id = 501 returning {COMPANIONS}"
-    assert query(attached, forged) == [(0.125, False, {"a": 1.0, "log_b": 0.0}, 1)]
+    assert query(attached, forged) == [(0.125, False, {"a": told(1.0), "log_b": told(0.0)}, 1)]
 
 
 def test_forged_companion_values_of_a_failing_row_are_cleared(attached: Connection) -> None:
@@ -170,10 +170,6 @@ def test_change_by_an_earlier_trigger_is_what_is_scored(attached: Connection) ->
             "function shop._relief_verdict_orders(double precision[], text[])",
         ),
         (
-            "drop function shop._relief_deviation_orders",
-            "function shop._relief_deviation_orders(double precision[], text[])",
-        ),
-        (
             "drop function shop._relief_features_orders",
             "function shop._relief_features_orders(integer, double precision)",
         ),
@@ -197,10 +193,33 @@ def test_insert_survives_a_changed_table_and_tells_why(
     assert value(attached, "select result from relief.check() where \"check\" = 'detector orders'") != "ok"
 
 
+@pytest.mark.parametrize(("verdict", "flag"), [("either", True), ("score", True), ("deviation", None), ("both", None)])
+def test_row_that_can_not_be_judged_keeps_its_score(database: Database, verdict: str, flag: bool | None) -> None:
+    connection = database.superuser
+    make_orders(connection, verdict=verdict)
+    add_model(connection, "orders", stump(FEATURES))
+    query(connection, "select relief.promote('orders')")
+    query(connection, "select relief.attach('orders')")
+    query(connection, "drop function shop._relief_judgement_orders")
+    score, flagged, told_why, version = _insert(connection, "(-2, 1)")[0]
+    assert (score, flagged, version) == (0.5, flag, 1)
+    assert "function shop._relief_judgement_orders(double precision, double precision" in told_why["error"]
+    assert value(connection, "select result from relief.check() where \"check\" = 'detector orders'") != "ok"
+
+
+def test_row_that_can_not_be_judged_is_refused_under_policy_raise(strict: Connection) -> None:
+    query(strict, "drop function shop._relief_judgement_orders")
+    with refused("42883", "function shop._relief_judgement_orders(double precision, double precision"):
+        _insert(strict, "(-2, 1)")
+
+
 @pytest.mark.parametrize("column", COMPANIONS.split(", "))
 def test_insert_survives_a_dropped_companion_column(database: Database, attached: Connection, column: str) -> None:
     _insert(attached, "(2, 1)")
-    query(attached, f"alter table shop.orders drop column {column}")
+    if column == "relief_is_anomaly":
+        with refused("2BP01", "cannot drop column relief_is_anomaly of table shop.orders"):
+            query(attached, f"alter table shop.orders drop column {column}")
+    query(attached, f"alter table shop.orders drop column {column} cascade")
     for session in (attached, database.connect()):
         query(session, "insert into shop.orders (a, b) values (2, 1)")
         query(session, "update shop.orders set a = 3 where id = 501")
@@ -244,12 +263,19 @@ def test_statement_timeout_while_scoring_cancels_the_insert(database: Database) 
     assert value(connection, "select count(*) from shop.orders where a = 13") == 0
 
 
-def test_scoring_takes_no_subtransaction_and_writes_nothing_else(attached: Connection) -> None:
+def test_scoring_takes_no_subtransaction_and_writes_nothing_but_an_event(attached: Connection) -> None:
     _insert(attached, "(1, 1)")
     with attached.transaction():
         before = value(attached, "select txid_current()")
-        _insert(attached, "(2, 1), (-2, 1), (2, -6)")
+        _insert(attached, "(2, 1), (3, 1), (2, -6)")
+        query(attached, "update shop.orders set a = -2 where id = 501")
     assert value(attached, "select txid_current()") == before + 1
+    assert value(attached, "select count(*) from relief.event") == 0
+    with attached.transaction():
+        before = value(attached, "select txid_current()")
+        _insert(attached, "(2, 1), (-2, 1), (2, -6)")
+    assert value(attached, "select txid_current()") == before + 2
+    assert value(attached, "select count(*) from relief.event") == 1
 
 
 def test_table_with_hidden_columns_and_partitions_is_scored(database: Database) -> None:

@@ -10,7 +10,13 @@ FEATURES = ["a", "log_b"]
 COMPANIONS = "relief_anomaly_score, relief_is_anomaly, relief_deviation, relief_model_version"
 
 
-def make_orders(connection: psycopg.Connection, rows: int = 500, on_error: str = "pass", schema: bool = True) -> None:
+def make_orders(
+    connection: psycopg.Connection,
+    rows: int = 500,
+    on_error: str = "pass",
+    schema: bool = True,
+    verdict: str = "either",
+) -> None:
     """Make the table with rows of which none is bad, and the detector."""
     if schema:
         query(connection, "create schema shop")
@@ -27,6 +33,8 @@ def make_orders(connection: psycopg.Connection, rows: int = 500, on_error: str =
     )
     query(
         connection,
-        "select relief.create_detector('orders', 'shop.orders', array['a', 'ln(b) AS log_b'], 0.05, on_error => %s)",
+        "select relief.create_detector('orders', 'shop.orders', array['a', 'ln(b) AS log_b'], 0.05, on_error => %s, "
+        "verdict => %s)",
         on_error,
+        verdict,
     )

@@ -8,12 +8,14 @@ as $$
 declare
   d constant relief.detector := relief._lock_detector(detector);
   m relief.model;
+  profile jsonb;
 begin
   insert into relief.model (detector_id, version, document, checksum)
   select d.id, coalesce(max(e.version), 0) + 1, $2, $3
   from relief.model as e where e.detector_id = d.id
   returning * into strict m;
   perform relief._require_features(d, m);
+  profile := m.document::jsonb -> 'profile';
   -- Until a first refresh, the rows that the model was trained on are all the history there is.
   insert into relief.profile (detector_id, entity, season, rows, complete, count, mean, stddev, median, spread, spread_floor,
                               p01, p99, minimum, maximum, null_rate)
@@ -23,8 +25,7 @@ begin
          array_agg(p.p01 order by n), array_agg(p.p99 order by n), array_agg(p.minimum order by n), array_agg(p.maximum order by n),
          array_agg(p.null_rate order by n)
   from unnest(m.features) with ordinality as f (name, n)
-  cross join lateral jsonb_to_record(m.document::jsonb -> 'profile' -> f.name) as q (scaled jsonb)
-  cross join lateral jsonb_to_record(q.scaled) as p (
+  cross join lateral jsonb_to_record(nullif(profile #> array[f.name, 'scaled'], 'null')) as p (
     count float8, mean float8, stddev float8, median float8, spread float8, p01 float8, p99 float8, minimum float8, maximum float8,
     null_rate float8, transform text, unit float8, origin float8)
   join relief.feature as g on g.detector_id = d.id and g.position = f.n

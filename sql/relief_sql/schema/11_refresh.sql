@@ -292,7 +292,7 @@ create function relief.refresh_profile(detector text, "full" boolean default fal
 as $$
 declare
   d constant relief.detector := relief._present_detector(detector);
-  state relief.refresh;
+  newest date;
   stale date[];
   from_day date;
   merged bigint;
@@ -300,10 +300,10 @@ begin
   -- Whoever locks both locks the detector first.
   perform relief._calibrate(d);
   insert into relief.refresh (detector_id) values (d.id) on conflict do nothing;
-  select * into strict state from relief.refresh as r where r.detector_id = d.id for update;
+  select r.newest_day into strict newest from relief.refresh as r where r.detector_id = d.id for update;
   if d.time_column is not null and not "full" then
     -- The newest days again: rows may have arrived, and late transactions committed.
-    from_day := state.newest_day - d.refresh_lag;
+    from_day := newest - d.refresh_lag;
   end if;
   with gone as (delete from relief.stale_day as s where s.detector_id = d.id returning s.day)
   select coalesce(array_agg(g.day) filter (where g.day < from_day), '{}') into stale from gone as g;
@@ -327,18 +327,18 @@ begin
   on conflict do nothing;
 
   -- One row from the future must not make an end of all that come before it.
-  select least(max(b.day), (now() at time zone d.time_zone)::date) into state.newest_day
+  select least(max(b.day), (now() at time zone d.time_zone)::date) into newest
   from relief.bucket as b where b.detector_id = d.id and b.day > '-infinity';
   with gone as (
     delete from relief.bucket as b
-    where b.detector_id = d.id and b.day < (state.newest_day - d.profile_window)::date
+    where b.detector_id = d.id and b.day < (newest - d.profile_window)::date
     returning b.entity, b.season
   )
   insert into pg_temp.relief_touched select g.entity, g.season from gone as g on conflict do nothing;
   analyze pg_temp.relief_touched;
   merged := relief._merge_buckets(d);
   drop table pg_temp.relief_touched;
-  update relief.refresh as r set newest_day = state.newest_day, refreshed_at = now() where r.detector_id = d.id;
+  update relief.refresh as r set newest_day = newest, refreshed_at = now() where r.detector_id = d.id;
   return merged;
 end
 $$;
