@@ -9,6 +9,8 @@ A document (format 1) is one JSON object:
 ``average_path_length``   c(samples), the divisor of a mean path length (Liu, Ting, Zhou 2008, section 2, equation 1)
 ``trees``                 a list of trees
 ``threshold``             ``{"value": float, "origin": "contamination" | "fixed", ...}``
+``ordinary``              ``{"scores": [...], "deviations": [...]}`` or null for either, or left out: what ordinary rows have
+                          at `PROBABILITIES`, ascending
 ``profile``, ``provenance``  what the trainer saw; not read here
 
 A tree lists its nodes in preorder, a node's left child right behind it, in four lists of one length:
@@ -38,6 +40,13 @@ MAX_ROWS = 2**40
 KINDS = ("number", "category")
 ORIGINS = ("contamination", "fixed")
 INFINITY = float("inf")
+# Where the quantiles of scores and deviations of ordinary rows are taken: finer towards the top, where severity counts.
+PROBABILITIES = (
+    *(i / 100 for i in range(99)),
+    *(0.99 + i / 1000 for i in range(9)),
+    *(0.999 + i / 10000 for i in range(10)),
+    1.0,
+)
 
 # A leaf is the path length that it adds; a split is (feature, threshold, left, right, missing goes left).
 Node = Union[float, "tuple[int, float, Any, Any, int]"]
@@ -86,6 +95,7 @@ def read(text: str, expected_checksum: str) -> Document:
     _number(threshold, "value", minimum=0.0, maximum=1.0)
     if threshold.get("origin") not in ORIGINS:
         raise DocumentError(f"the threshold's origin {threshold.get('origin')!r} is not one of {', '.join(ORIGINS)}")
+    _check_ordinary(content.get("ordinary"))
     nodes = 0
     roots = []
     for position, tree in enumerate(trees):
@@ -128,6 +138,23 @@ def _number(content: dict[str, Any], name: str, minimum: float, maximum: float =
     if type(value) not in (int, float) or not minimum <= value <= maximum:
         raise DocumentError(f'"{name}" of the model document is not a number from {minimum:g} to {maximum:g}')
     return float(value)
+
+
+def _check_ordinary(ordinary: Any) -> None:
+    if ordinary is None:
+        return
+    if type(ordinary) is not dict:
+        raise DocumentError('"ordinary" of the model document is not a dict')
+    for name in ("scores", "deviations"):
+        quantiles = ordinary.get(name)
+        if quantiles is None:
+            continue
+        if type(quantiles) is not list or len(quantiles) != len(PROBABILITIES):
+            raise DocumentError(f'"{name}" of ordinary rows is not a list of {len(PROBABILITIES)} quantiles')
+        if not set(map(type, quantiles)) <= {int, float} or not all(-1e300 <= value <= 1e300 for value in quantiles):
+            raise DocumentError(f'"{name}" of ordinary rows is not all numbers')
+        if sorted(quantiles) != quantiles:
+            raise DocumentError(f'"{name}" of ordinary rows does not ascend')
 
 
 def _read_features(content: dict[str, Any]) -> list[str]:

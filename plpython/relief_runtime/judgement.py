@@ -13,20 +13,17 @@ from collections.abc import Sequence
 from math import asinh, copysign, exp, isfinite, log, sinh
 from typing import Any
 
+from relief_runtime.document import PROBABILITIES
+
 LEVELS = ("global", "season", "entity", "entity and season")
 # The spread is 1.4826 MAD; its floor is that of the standard deviation too.
 FIGURE_NAMES = ("count", "mean", "stddev", "median", "spread", "spread_floor")
 FIGURES = len(FIGURE_NAMES)
 # Stands for anything farther, for infinities, and for any departure from a history that is constant everywhere.
 FARTHEST = 1e6
+# Smaller values count as 0: PostgreSQL refuses to square what then vanishes.
+NEAREST = 1e-140
 VERDICTS = ("score", "deviation", "either", "both")
-# Where the quantiles of scores and deviations of ordinary rows are taken: finer towards the top, where severity counts.
-PROBABILITIES = (
-    *(i / 100 for i in range(99)),
-    *(0.99 + i / 1000 for i in range(9)),
-    *(0.999 + i / 10000 for i in range(10)),
-    1.0,
-)
 
 
 class Tolerance:
@@ -56,6 +53,8 @@ class Feature:
 
     def scaled(self, value: float) -> float:
         """Return a value's place on the feature's scale, from its origin."""
+        if abs(value) < NEAREST:
+            value = 0.0
         return (value if self.unit is None else asinh(value / self.unit)) - self.origin
 
     def unscaled(self, place: float) -> float:
@@ -227,10 +226,8 @@ def _sentence(
     }[level]
     side = "above" if part["z"] >= 0 else "below"
     size = "over a million" if abs(part["z"]) >= FARTHEST else f"{abs(part['z']):.3g}"
-    return (
-        f"{part['feature']} {shown} is {size} deviations {side} the mean {part['expected']:.4g} of {where} "
-        f"(n={rows:,}); {ending}"
-    )
+    how = f"{size} deviations {side}" if part["z"] else "at"
+    return f"{part['feature']} {shown} is {how} the mean {part['expected']:.4g} of {where} (n={rows:,}); {ending}"
 
 
 def _entity_name(rule: Rule, entity: str | None) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from relief_trainer import flights
 from tests.bench.measure import medians, say, seconds
 from tests.bench.result import Bar, Result
@@ -20,7 +22,9 @@ def entities() -> list[Result]:
         for table, entity in (("many", "{flight}"), ("one", "{}")):
             connection.execute(f"create table {table} (like flights including all)")  # type: ignore[arg-type]
             connection.execute(f"alter table {table} alter id restart with 1000000")  # type: ignore[arg-type]
-            connection.execute(f"insert into {table} overriding system value select * from flights limit 20000")  # type: ignore[arg-type]
+            connection.execute(
+                f"insert into {table} overriding system value select * from flights limit 20000"  # type: ignore[arg-type]
+            )
             connection.execute(
                 "select relief.create_detector(%s, %s, '{dep_delay, arr_delay, air_time, distance}', entity => %s)",
                 [table, table, entity],
@@ -38,15 +42,14 @@ def entities() -> list[Result]:
         connection.execute("analyze relief.profile")
 
         def into(table: str) -> float:
-            return seconds(
-                lambda: connection.execute(
-                    f"insert into {table} (year, month, day, sched_dep_time, sched_arr_time, carrier, flight, origin,"  # type: ignore[arg-type]
-                    " dest, hour, minute, time_hour, dep_delay, arr_delay, air_time, distance)"
-                    " select year, month, day, sched_dep_time, sched_arr_time, carrier,"
-                    f" 100000 + (random() * {ENTITIES})::integer, origin, dest, hour, minute, time_hour, dep_delay,"
-                    f" arr_delay, air_time, distance from flights limit {INSERTED_ROWS}"
-                )
+            statement: Any = (
+                f"insert into {table} (year, month, day, sched_dep_time, sched_arr_time, carrier, flight, origin, dest,"
+                " hour, minute, time_hour, dep_delay, arr_delay, air_time, distance)"
+                " select year, month, day, sched_dep_time, sched_arr_time, carrier,"
+                f" 100000 + (random() * {ENTITIES})::integer, origin, dest, hour, minute, time_hour, dep_delay,"
+                f" arr_delay, air_time, distance from flights limit {INSERTED_ROWS}"
             )
+            return seconds(lambda: connection.execute(statement))
 
         taken = medians(5, {"many": lambda: into("many"), "one": lambda: into("one")})
     detail = f"{taken['many'] / INSERTED_ROWS * 1e6:.1f} / {taken['one'] / INSERTED_ROWS * 1e6:.1f} us a row"
