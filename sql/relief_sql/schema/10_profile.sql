@@ -176,9 +176,9 @@ create function relief._scaled(value double precision, transform text, unit doub
   language sql
   immutable
   parallel safe
-return case transform when 'log' then asinh(value / unit) else value end - origin;
+return case when abs(value) < 1e-140 then 0 when transform = 'log' then asinh(value / unit) else value end - origin;
 comment on function relief._scaled(double precision, text, double precision, double precision) is
-  'Returns a value''s place on a feature''s scale, from the feature''s origin.';
+  'Returns a value''s place on a feature''s scale, from the feature''s origin; what is too small to be squared counts as 0.';
 
 create function relief._levels(detector integer, entity text, season smallint)
   returns double precision[]

@@ -22,13 +22,13 @@ begin
   foreach share in array array[share, 100] loop
     execute format($sql$
       with number as (
-        select v.position, v.value
+        select v.position, case when abs(v.value) < 1e-140 then 0 else v.value end as value
         from (select %1$s as numbers from %2$s as o %3$s) as drawn
         cross join lateral unnest(drawn.numbers) with ordinality as v (value, position)
         where abs(v.value) < 1e150
       ), shape as (
         select n.position, min(n.value) as minimum, avg(n.value) as mean, coalesce(stddev_pop(n.value), 0) as stddev,
-               coalesce(nullif(percentile_cont(0.05) within group (order by n.value) filter (where n.value > 0), 0), 1) as unit
+               coalesce(greatest(percentile_cont(0.05) within group (order by n.value) filter (where n.value > 0), 1e-100), 1) as unit
         from number as n
         group by n.position
       ), chosen as materialized (
@@ -327,7 +327,7 @@ begin
   on conflict do nothing;
 
   -- One row from the future must not make an end of all that come before it.
-  select least(max(b.day), (now() at time zone d.time_zone)::date) into newest
+  select max(least(b.day, (now() at time zone d.time_zone)::date)) into newest
   from relief.bucket as b where b.detector_id = d.id and b.day > '-infinity';
   with gone as (
     delete from relief.bucket as b
