@@ -149,7 +149,7 @@ def test_tree_too_deep_to_compile_is_walked_on() -> None:
 
 
 def test_session_forgets_the_model_used_longest_ago(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(session, "_forests", type(session._forests)(session.MODELS_KEPT))
+    monkeypatch.setattr(session, "_forests", {})
     texts = [json.dumps(stump(["x"], split=float(n))) for n in range(session.MODELS_KEPT + 1)]
     keys = [checksum(text) for text in texts]
     for key, text in zip(keys[:-1], texts[:-1], strict=True):
@@ -162,7 +162,7 @@ def test_session_forgets_the_model_used_longest_ago(monkeypatch: pytest.MonkeyPa
 
 
 def test_session_keeps_nothing_of_a_refused_document(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(session, "_forests", type(session._forests)(session.MODELS_KEPT))
+    monkeypatch.setattr(session, "_forests", {})
     with pytest.raises(ValueError, match="checksum"):
         session.load("0", json.dumps(stump(["x"])))
     assert not session.have("0")

@@ -10,13 +10,15 @@ A negative contribution shortens the path: it makes the row more anomalous.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
-from typing import Any
-
 from relief_runtime import document
 from relief_runtime.forest import NAN
+from relief_runtime.light import parse_json
 from relief_runtime.trees import MAX_COMPILED_DEPTH, Blocks, Source, depth
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any
 
 
 class Explainer:
@@ -32,7 +34,7 @@ class Explainer:
         read = document.read(text, key)
         if max(map(depth, read.trees)) > MAX_COMPILED_DEPTH:
             raise document.DocumentError(f"trees of more than {MAX_COMPILED_DEPTH} levels can't be explained")
-        trees = json.loads(text)["trees"]
+        trees = parse_json(text, float)["trees"]
         self._feature_count = len(read.kinds)
         self._tree_count = len(trees)
         expected = [_expected_path_lengths(tree) for tree in trees]

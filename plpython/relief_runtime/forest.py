@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from relief_runtime.trees import Blocks, Source, compile_block
 
-from relief_runtime.document import Document
-from relief_runtime.trees import Block, Blocks, Source, compile_block
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from relief_runtime.document import Document
+    from relief_runtime.trees import Block
 
 NAN = float("nan")
 

@@ -7,13 +7,16 @@ one level (global, season, entity, entity and season) is six figures, on that sc
 
 from __future__ import annotations
 
-import json
 from bisect import bisect_left
-from collections.abc import Sequence
 from math import asinh, copysign, exp, isfinite, log, sinh
-from typing import Any
 
 from relief_runtime.document import PROBABILITIES
+from relief_runtime.light import parse_json
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any
 
 LEVELS = ("global", "season", "entity", "entity and season")
 # The spread is 1.4826 MAD; its floor is that of the standard deviation too.
@@ -77,7 +80,7 @@ class Rule:
     """What a detector makes of score and deviations; made from the JSON that promote writes into its functions."""
 
     def __init__(self, text: str) -> None:
-        content = json.loads(text)
+        content = parse_json(text, float)
         self.features = [Feature(feature) for feature in content["features"]]
         self.verdict: str = content["verdict"]
         self.deviation_threshold: float = content["deviation_threshold"]
@@ -232,7 +235,7 @@ def _sentence(
 
 def _entity_name(rule: Rule, entity: str | None) -> str:
     """Return an entity in words: its columns, each with its value."""
-    return ", ".join(f"{column} {value}" for column, value in zip(rule.entity, json.loads(entity or "[]")))
+    return ", ".join(f"{column} {value}" for column, value in zip(rule.entity, parse_json(entity or "[]", float)))
 
 
 def _count(rule: Rule, levels: Sequence[float | None] | None, position: int, level: int) -> int:

@@ -2,49 +2,29 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Sequence
-from typing import Any, Generic, TypeVar
+import gc
 
-from relief_runtime import document, judgement
-from relief_runtime.explain import Explainer
+from relief_runtime import document
 from relief_runtime.forest import Forest
 
-Kept = TypeVar("Kept")
+# What explains and judges is imported when first needed: a session that only scores does without.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import Any
 
-
-class Cache(Generic[Kept]):
-    """The values used last, by their keys; what was used longest ago is forgotten."""
-
-    def __init__(self, size: int) -> None:
-        self._size = size
-        self._values: OrderedDict[str, Kept] = OrderedDict()
-
-    def __contains__(self, key: str) -> bool:
-        return key in self._values
-
-    def __len__(self) -> int:
-        return len(self._values)
-
-    def get(self, key: str) -> Kept:
-        """Return a value that is kept."""
-        self._values.move_to_end(key)
-        return self._values[key]
-
-    def put(self, key: str, value: Kept) -> Kept:
-        """Keep a value."""
-        self._values[key] = value
-        self._values.move_to_end(key)
-        while len(self._values) > self._size:
-            self._values.popitem(last=False)
-        return value
-
+    from relief_runtime.explain import Explainer
+    from relief_runtime.judgement import Rule
 
 MODELS_KEPT = 16
+EXPLAINERS_KEPT = 4
+RULES_KEPT = 64
 
-_forests: Cache[Forest] = Cache(MODELS_KEPT)
-_explainers: Cache[Explainer] = Cache(4)
-_rules: Cache[judgement.Rule] = Cache(64)
+# In the order of their last use: a dict keeps the order of insertion.
+_forests: dict[str, Forest] = {}
+_explainers: dict[str, Explainer] = {}
+_rules: dict[str, Rule] = {}
+_last_scored = ""
 
 
 def have(key: str) -> bool:
@@ -53,19 +33,24 @@ def have(key: str) -> bool:
 
 
 def load(key: str, text: str) -> None:
-    """Validate a model document and keep its forest under its checksum.
+    """Validate a model document and keep its forest under its checksum, forgetting the model used longest ago.
 
     Raises
     ------
     relief_runtime.document.DocumentError
         If the text isn't a valid document with this checksum; nothing is kept then.
     """
-    _forests.put(key, Forest(document.read(text, key)))
+    _keep(_forests, MODELS_KEPT, key, _without_collecting(lambda: Forest(document.read(text, key))))
 
 
 def score(key: str, numbers: Sequence[float | None], categories: Sequence[str | None] | None) -> float | None:
     """Score one row with a model that this session holds; see `Forest.score`."""
-    return _forests.get(key).score(numbers, categories)
+    global _last_scored
+    forest = _forests[key]
+    if key != _last_scored:
+        _forests[key] = _forests.pop(key)
+        _last_scored = key
+    return forest.score(numbers, categories)
 
 
 def have_explainer(key: str) -> bool:
@@ -75,23 +60,53 @@ def have_explainer(key: str) -> bool:
 
 def load_explainer(key: str, text: str) -> None:
     """Validate a model document and keep what explains its scores; raises as `load` does."""
-    _explainers.put(key, Explainer(key, text))
+    from relief_runtime.explain import Explainer
+
+    _keep(_explainers, EXPLAINERS_KEPT, key, _without_collecting(lambda: Explainer(key, text)))
 
 
 def explain(key: str, numbers: Sequence[float | None]) -> list[float]:
     """Explain the score of one row; see `Explainer.contributions`."""
-    return _explainers.get(key).contributions(numbers)
+    explainer = _explainers[key] = _explainers.pop(key)
+    return explainer.contributions(numbers)
 
 
 def judge(rule: str, *row: Any) -> dict[str, Any]:
     """Judge one row by a rule given as JSON; see `judgement.judge`."""
+    from relief_runtime import judgement
+
     return judgement.judge(_rule(rule), *row)
 
 
 def tell(rule: str, *row: Any) -> list[dict[str, Any]]:
     """Explain one row by a rule given as JSON; see `judgement.tell`."""
+    from relief_runtime import judgement
+
     return judgement.tell(_rule(rule), *row)
 
 
-def _rule(text: str) -> judgement.Rule:
-    return _rules.get(text) if text in _rules else _rules.put(text, judgement.Rule(text))
+def _rule(text: str) -> Rule:
+    if text not in _rules:
+        from relief_runtime.judgement import Rule
+
+        _keep(_rules, RULES_KEPT, text, Rule(text))
+    return _rules[text]
+
+
+def _keep(kept: dict[str, Any], count: int, key: str, value: object) -> None:
+    """Keep a value as the one used last, and forget those used longest ago beyond a count."""
+    kept.pop(key, None)
+    kept[key] = value
+    while len(kept) > count:
+        del kept[next(iter(kept))]
+
+
+def _without_collecting(make: Callable[[], object]) -> object:
+    """Return what a function makes; of its thousands of new tuples the garbage collector would find none to collect."""
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        return make()
+    finally:
+        if collecting:
+            gc.enable()

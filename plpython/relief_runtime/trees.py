@@ -10,8 +10,13 @@ A split is a tuple (feature, threshold, left, right, missing goes left); anythin
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import Any
+
+    # (total so far, row) -> total with this block's trees added, in tree order
+    Block = Callable[[Any, Sequence[float]], Any]
 
 WALKED_ROWS = 300
 TREES_PER_BLOCK = 10
@@ -20,16 +25,14 @@ MAX_COMPILED_DEPTH = 60
 MAX_COMPILED_NODES = 200_000
 INFINITY = float("inf")
 
-# (total so far, row) -> total with this block's trees added, in tree order
-Block = Callable[[Any, "Sequence[float]"], Any]
 
-
-class Source(NamedTuple):
+class Source:
     """How compiled code adds up leaves: a line that takes ``total`` apart, the lines of a leaf, what is returned."""
 
-    unpack: str
-    leaf_lines: Callable[[Any], list[str]]
-    result: str
+    def __init__(self, unpack: str, leaf_lines: Callable[[Any], list[str]], result: str) -> None:
+        self.unpack = unpack
+        self.leaf_lines = leaf_lines
+        self.result = result
 
 
 class Blocks:

@@ -17,15 +17,15 @@ from pathlib import Path
 
 from relief_runtime import __version__
 
-# In the order in which they import each other.
 RUNTIME_MODULES = (
     "relief_runtime",
     "relief_runtime.document",
-    "relief_runtime.trees",
-    "relief_runtime.forest",
     "relief_runtime.explain",
+    "relief_runtime.forest",
     "relief_runtime.judgement",
+    "relief_runtime.light",
     "relief_runtime.session",
+    "relief_runtime.trees",
 )
 
 
@@ -92,7 +92,7 @@ def _schema_script() -> str:
 def _embed_runtime(script: str) -> str:
     sources = [(name, _module_source(name)) for name in RUNTIME_MODULES]
     digest = hashlib.sha256(repr(sources).encode()).hexdigest()[:16]
-    literal = "[\n" + "".join(f"            ({name!r}, {source!r}),\n" for name, source in sources) + "        ]"
+    literal = "{\n" + "".join(f"            {name!r}: {source!r},\n" for name, source in sources) + "        }"
     if "$python$" in literal:
         raise ValueError("the runtime's sources contain the quote that holds them, $python$")
     # The key changes with the sources: a session that is open across an upgrade loads the new ones.

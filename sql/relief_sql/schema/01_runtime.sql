@@ -37,9 +37,6 @@ create function relief._load(key text, document text, explain boolean default fa
   parallel safe
   cost 1
 as $python$
-    import sys
-    import types
-
     if document is None:
         plpy.error(
             'model with checksum "%s" is not stored any more' % key,
@@ -47,12 +44,33 @@ as $python$
             sqlstate="02000",
         )
     if "{{runtime_key}}" not in GD:
+        import sys
+        from importlib.machinery import ModuleSpec
+
         sources = {{runtime_sources}}
-        for name, source in sources:
-            module = sys.modules[name] = types.ModuleType(name)
-            module.__path__ = []
-            exec(compile(source, "<%s>" % name, "exec"), module.__dict__)
-        GD["{{runtime_key}}"] = sys.modules["relief_runtime.session"]
+
+        class Runtime:
+            """Finds and loads the modules above, each when it is first imported."""
+
+            relief_runtime = True
+
+            def find_spec(self, name, path=None, target=None):
+                if name in sources:
+                    return ModuleSpec(name, self, origin="relief", is_package=name == "relief_runtime")
+
+            def create_module(self, spec):
+                return None
+
+            def exec_module(self, module):
+                exec(compile(sources[module.__name__], "<%s>" % module.__name__, "exec"), module.__dict__)
+
+        # Of a session that is open across an upgrade, the modules before it go.
+        sys.meta_path[:] = [Runtime()] + [finder for finder in sys.meta_path if not hasattr(finder, "relief_runtime")]
+        for name in [name for name in sys.modules if name.partition(".")[0] == "relief_runtime"]:
+            del sys.modules[name]
+        import relief_runtime.session
+
+        GD["{{runtime_key}}"] = relief_runtime.session
     try:
         if explain:
             GD["{{runtime_key}}"].load_explainer(key, document)
