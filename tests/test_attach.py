@@ -135,6 +135,25 @@ def test_detach_keeps_columns_and_what_is_in_them(promoted: Connection) -> None:
     assert "_relief_trigger_orders" not in query(promoted, GENERATED)
 
 
+def test_table_that_was_renamed_and_moved_is_detached_and_dropped_wholly(promoted: Connection) -> None:
+    for verb in ("detach", "drop_detector"):
+        query(promoted, "select relief.attach('orders')")
+        query(promoted, "create schema if not exists other")
+        query(promoted, "alter table shop.orders rename to sales")
+        inserted = "insert into {} (a, b) values (-2, 1) returning relief_is_anomaly"
+        assert value(promoted, inserted.format("shop.sales")) is True
+        recorded = "select relation::text from relief.event order by id desc limit 1"
+        assert value(promoted, recorded) == "shop.sales"
+        query(promoted, "alter table shop.sales set schema other")
+        query(promoted, f"select relief.{verb}('orders')")
+        assert query(promoted, TRIGGERS.replace("shop.orders", "other.sales")) == []
+        query(promoted, inserted.format("other.sales"))
+        left = set(query(promoted, GENERATED))
+        assert not left & {"_relief_trigger_orders", "_relief_event_orders"}
+        query(promoted, "alter table other.sales set schema shop; alter table shop.sales rename to orders")
+    assert left == set()
+
+
 def test_detach_drops_columns_when_told(promoted: Connection) -> None:
     query(promoted, "select relief.attach('orders')")
     query(promoted, "select relief.detach('orders', drop_columns => true)")
@@ -246,7 +265,14 @@ def test_check_finds_an_installation_and_a_detector_in_order(promoted: Connectio
             "alter schema shop rename to shop2",
             "relief_score(shop2.orders) calls functions by names that they don't have any more",
         ),
-        ("alter table shop.orders drop column relief_is_anomaly", "add column relief_is_anomaly boolean;"),
+        (
+            "alter table shop.orders drop column relief_is_anomaly cascade",
+            "add column relief_is_anomaly boolean;\n"
+            """trigger "~relief_event" on table shop.orders is missing; select relief.detach('orders');""",
+        ),
+        ('drop trigger "~relief_event" on shop.orders', 'trigger "~relief_event" on table shop.orders is missing'),
+        ("drop function shop.relief_explain", "function relief_explain(shop.orders) is gone"),
+        ("drop function shop._relief_judgement_orders", "function shop._relief_judgement_orders is gone"),
         (
             'create trigger "~~" before insert on shop.orders for each row '
             "execute function shop._relief_trigger_orders()",

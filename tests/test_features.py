@@ -13,8 +13,7 @@ from helpers.forests import add_model, fetch_features, stump
 from hypothesis import example, given
 from hypothesis import strategies as st
 from psycopg import Connection
-from relief_runtime.document import checksum
-from relief_runtime.judgement import PROBABILITIES
+from relief_runtime.document import PROBABILITIES, checksum
 
 from relief_trainer.document import serialize
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Iterator
 
 import psycopg
@@ -233,6 +234,75 @@ def test_any_names_of_schema_table_column_and_detector_work_through_the_life_cyc
         finally:
             query(connection, "delete from relief.detector")
             run("drop schema {s} cascade")
+
+
+@given(names, names, names, names)
+@example("select", "table", "user", "order")
+@example(LONGEST, "a" * 63, "b" * 63, LONGEST)
+@example("é" * 31, "🌊" * 15, "猫" * 21, "ß" * 31)
+@example("a%b", "%s", "%1$s", "%L")
+@example(QUOTES, QUOTES + "x", QUOTES + "y", QUOTES)
+@example("$sql$", "$body$", "$$", "$python$")
+@settings(max_examples=40)
+def test_any_names_of_entity_time_and_key_work_in_profiles_explanations_labels_and_events(
+    connection: Connection, entity: str, time: str, key: str, detector: str
+) -> None:
+    assume(len({entity, time, key, "a"}) == 4 and "relief" not in entity + time + key)
+    named = {name: sql.Identifier(text) for name, text in (("e", entity), ("t", time), ("k", key))}
+
+    def run(statement: str, *parameters: object) -> list[object]:
+        return query(connection, sql.SQL(statement).format(**named).as_string(connection), *parameters)
+
+    with _nothing_changes(connection):
+        run("create table public.hostile ({k} text primary key, {e} text, {t} timestamptz, a integer)")
+        try:
+            odd = "%s ' \" $$ \\ é"
+            rows = "select %s::text || n, %s, '2024-01-01 12:00', n %% 3 - 1 from generate_series(1, 40) as n"
+            run(f"insert into public.hostile {rows}", odd, odd)
+            run(
+                "select relief.create_detector(%s, 'public.hostile', '{{a}}', time_column => %s, "
+                "entity => array[%s]::name[], season => 'hour_of_week')", detector, time, entity,
+            )  # fmt: skip
+            add_model(connection, detector, stump(["a"]))
+            run("select relief.promote(%s)", detector)
+            run("select relief.attach(%s)", detector)
+            # All rows, those of the entity, and those of both entity and season.
+            assert run("select relief.refresh_profile(%s)", detector) == [3]
+            assert run("select entity from relief.profile where entity <> '' limit 1") == [
+                json.dumps([odd], ensure_ascii=False)
+            ]
+            run(
+                "select relief.set_tolerance(%s, 'a', 'up', entity => jsonb_build_object(%s::text, %s::text))",
+                detector,
+                entity,
+                odd,
+            )
+            row = "values (%s, %s, '2024-01-01 12:30', -100)"
+            inserted = run(
+                f"insert into public.hostile {row} returning relief_is_anomaly, relief_deviation", "x" + odd, odd
+            )
+            assert inserted[0][0] is True
+            assert inserted[0][1]["a"]["level"] == "entity and season"
+            event = run("select key, verdict, sentence from relief.event where detector = %s", detector)
+            assert [told[:2] for told in event] == [({key: "x" + odd}, "score")]
+            assert odd in event[0][2]
+            run("select relief.label(%s, jsonb_build_object(%s::text, %s::text), true)", detector, key, odd + "1")
+            assert run("select relief.refresh_profile(%s)", detector) == [3]
+            assert run("select distinct rows from relief.profile") == [39]
+            explained = run(
+                "select feature from relief.explain(%s, jsonb_build_object(%s::text, %s::text, 'a', 1))",
+                detector,
+                entity,
+                odd,
+            )
+            assert explained == ["a"]
+            assert run("select count(e) from public.hostile as h, public.relief_explain(h) as e") == [41]
+            assert run("select feature from relief.drift(%s)", detector) in (["a"], [])
+            assert run("select result from relief.check() where result <> 'ok'") == []
+            run("select relief.drop_detector(%s)", detector)
+        finally:
+            query(connection, "delete from relief.detector; delete from relief.event")
+            run("drop table public.hostile cascade")
 
 
 def test_feature_without_a_name_is_called_as_its_column_or_as_it_is_written(connection: Connection) -> None:

@@ -221,7 +221,8 @@ DOCUMENT_REFUSALS = {
     "features in another order": (json.dumps(stump(["log_b", "a"])), "55000", "the features {log_b,a}", "relief train"),
     "NUL in a name": (_changed(features=[{"name": "\0", "kind": "number"}] * 2), "22P05", "unsupported Unicode", ""),
     "lone surrogate in a name": (_changed(features=[{"name": "\ud800", "kind": "number"}] * 2), "22P02", "", ""),
-    "text in the profile": (_changed(profile={"a": {"scaled": {"mean": "x"}}}), "22P02", 'invalid input syntax for type', ""),
+    "text in the profile": (_changed(profile={"a": {"scaled": {"mean": "x"}}}), "22P02", "invalid input syntax", ""),
+    "text for a quantile": (_changed(ordinary={"scores": ["x"]}), "22023", '"scores" of ordinary rows', HINT),
 }  # fmt: skip
 
 

@@ -223,8 +223,8 @@ def test_tables_show_and_take_rows_of_own_detectors_alone(attached: World) -> No
         ),
         (
             "insert into relief.detector "
-            "(name, relation, schema_name, table_name, columns, threshold, on_error, score_function, time_zone, entity, "
-            "verdict, deviation_threshold, min_history, refresh_lag) values "
+            "(name, relation, schema_name, table_name, columns, threshold, on_error, score_function, time_zone, "
+            "entity, verdict, deviation_threshold, min_history, refresh_lag) values "
             "('evil', 'shop.orders', 'shop', 'orders', '{a}', 0.5, 'pass', false, 'UTC', '{}', 'score', 6, 30, 1)",
             [],
         ),

@@ -142,7 +142,7 @@ REFUSED = {
     ),
     "missing_left 2": (_tree(missing_left=[2, 0, 0]), '"missing_left" of tree 0 is not all 0 or 1'),
     "quantiles as text": (_with(ordinary="x"), '"ordinary" of the model document is not a dict'),
-    "too few quantiles": (_with(ordinary={"scores": [0.5]}), '"scores" of ordinary rows is not a list of 119 quantiles'),
+    "too few quantiles": (_with(ordinary={"scores": [0.5]}), '"scores" of ordinary rows is not a list of 119 quan'),
     "a quantile as text": (_with(ordinary={"deviations": ["x"] * 119}), '"deviations" of ordinary rows is not all num'),
     "a huge quantile": (_with(ordinary={"scores": [10**400] * 119}), '"scores" of ordinary rows is not all numbers'),
     "falling quantiles": (_with(ordinary={"scores": [1.0] * 118 + [0]}), '"scores" of ordinary rows does not ascend'),

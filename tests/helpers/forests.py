@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import psycopg
-from relief_runtime.document import checksum
-from relief_runtime.judgement import PROBABILITIES
+from relief_runtime.document import PROBABILITIES, checksum
 from sklearn.ensemble import IsolationForest
 
 from helpers.database import query, value
@@ -82,7 +81,7 @@ def stump(
 ) -> dict[str, Any]:
     """Return a document of one split on the first feature: 0.5 left of it or where it is missing, 0.125 right of it.
 
-    Each feature has mean 0 and standard deviation 2 on a linear scale. Of the ordinary rows, a share of s scores below s,
+    Each feature has mean 0 and standard deviation 2 on a linear scale. Of ordinary rows, a share of s scores below s,
     and a tenth has a deviation below 1, two tenths below 2, and so on. Trees given without row counts get some.
     """
     if trees is None:
