@@ -162,9 +162,11 @@ def refresh(name: str, dsn: str | None, full: bool) -> None:
       relief refresh flights
     """
     from relief_trainer.connection import connect
+    from relief_trainer.detector import fetch, refuse_foreign_superuser
     from relief_trainer.queries import query
 
     with connect(dsn) as connection:
+        refuse_foreign_superuser(connection, fetch(connection, name))
         row = connection.execute(query("refresh", name=name, full=full)).fetchone() or {}
         connection.commit()
     click.echo(f"{name}: {row['refresh_profile']:,} profiles are up to date")

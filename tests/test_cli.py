@@ -56,6 +56,24 @@ def test_version_names_what_a_model_depends_on() -> None:
     assert "numpy" in printed
 
 
+def test_refresh_tells_how_many_profiles_it_made(shop: Database) -> None:
+    for options in ((), ("--full",)):
+        assert succeeds(relief(shop, "refresh", "orders", *options)) == "orders: 1 profiles are up to date\n"
+    assert shop.value("select rows from relief.profile") == 1000
+
+
+def test_refresh_refuses_an_unknown_detector_and_a_superuser_on_another_roles_table(shop: Database) -> None:
+    result = relief(shop, "refresh", "order")
+    assert result.exit_code != 0
+    assert 'detector "order" does not exist' in result.stderr
+    owner = shop.role("owner")
+    shop.query(f"alter table shop.orders owner to {owner}")
+    result = relief(shop, "refresh", "orders")
+    assert result.exit_code != 0
+    assert "is a superuser, and table shop.orders belongs to" in result.stderr
+    assert shop.value("select count(*) from relief.profile") == 0
+
+
 def test_train_tells_version_rows_and_threshold_and_what_comes_next(shop: Database) -> None:
     result = relief(shop, "train", "orders")
     assert succeeds(result).startswith("orders: version 1 trained on 1,000 rows of about ")

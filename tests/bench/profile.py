@@ -33,8 +33,8 @@ def entities() -> list[Result]:
             connection.execute("select relief.attach(%s)", [table])
         say(f"  {ENTITIES:,} histories")
         connection.execute(
-            "insert into relief.profile select d.id, jsonb_build_array(n)::text, g.season, g.rows, true, g.count, g.mean,"
-            " g.stddev, g.median, g.spread, g.spread_floor, g.p01, g.p99, g.minimum, g.maximum, g.null_rate"
+            "insert into relief.profile select d.id, jsonb_build_array(n)::text, g.season, g.rows, true, g.count,"
+            " g.mean, g.stddev, g.median, g.spread, g.spread_floor, g.p01, g.p99, g.minimum, g.maximum, g.null_rate"
             " from relief.detector as d join relief.profile as g on g.detector_id = d.id and g.entity = '',"
             " generate_series(100000, %s) as n where d.name = 'many'",
             [100_000 + ENTITIES],

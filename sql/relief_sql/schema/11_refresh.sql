@@ -69,7 +69,10 @@ begin
   update relief.feature as f
   set transform = case f.scale when 'log' then 'log' else 'linear' end, unit = 1, origin = 0, bin_width = 1
   where f.detector_id = d.id and f.bin_width is null and exists (select from relief.feature as g where g.detector_id = d.id and g.bin_width is not null);
-  -- A model that was promoted before its features had a scale judges on this one from now on.
+  -- A model that was stored or promoted before its features had a scale judges on this one from now on.
+  if chosen > 0 then
+    delete from relief.profile as p where p.detector_id = d.id;
+  end if;
   select * into m from relief.model as e where e.detector_id = d.id and e.version = locked.promoted_version;
   if found then
     perform relief._require_generated(locked);
