@@ -91,8 +91,9 @@ def scale(connection: psycopg.Connection, name: str, position: int = 1) -> tuple
 
 
 def placed(values: Sequence[float], scale: tuple[str, float, float, float]) -> list[float]:
-    """Return where values stand on a feature's scale."""
+    """Return where values stand on a feature's scale: the tiniest at 0."""
     transform, unit, origin, _ = scale
+    values = [0.0 if abs(value) < 1e-140 else value for value in values]
     return [(asinh(value / unit) if transform == "log" else value) - origin for value in values]
 
 

@@ -293,8 +293,8 @@ create function %s(
   language sql
   stable
   parallel safe
-return null::pg_catalog.jsonb$sql$,
-    relief._function_name(d, 'explanation'));
+return pg_catalog.to_jsonb(relief._no_model(%L))$sql$,
+    relief._function_name(d, 'explanation'), d.name);
   perform relief._adopt_verdict(d);
 end
 $$;

@@ -126,7 +126,8 @@ create function relief._instant_text(d relief.detector, day date)
   set search_path = pg_catalog, pg_temp
 as $$
   select case a.atttypid
-    when 'timestamptz'::regtype then format('(%L::timestamp at time zone %L)', day, d.time_zone)
+    -- Where clocks show midnight twice, the first counts.
+    when 'timestamptz'::regtype then format('(((%L::timestamp - interval ''1 second'') at time zone %L) + interval ''1 second'')', day, d.time_zone)
     else format('%L::timestamp', day)
   end
   from pg_attribute as a
