@@ -10,7 +10,6 @@ import psycopg
 import pytest
 from helpers.database import Database, query, value
 from helpers.profiles import (
-    ARRAYS,
     buckets,
     create,
     exact_moments,
@@ -19,6 +18,8 @@ from helpers.profiles import (
     profile,
     profiles,
     refresh,
+    same_buckets,
+    same_figures,
     scale,
 )
 from hypothesis import given, settings
@@ -79,23 +80,6 @@ def agrees(connection: psycopg.Connection, values: list[float], entity: str = ""
     away = exact_quantile([abs(place - median) for place in places], 0.5)
     assert abs(found["spread"][0] / 1.4826 - away) <= width * (1 + 1e-9)
     assert (found["minimum"][0], found["maximum"][0]) == (min(values), max(values))
-
-
-def same_figures(one: dict, other: dict) -> None:
-    """Assert that two sets of profiles are the same, but for the share of the global spread as it was when merged."""
-    assert one.keys() == other.keys()
-    for key, figures in one.items():
-        for name in set(ARRAYS) - {"spread_floor"}:
-            expected = [None if x is None else pytest.approx(x, rel=1e-9, abs=1e-9) for x in other[key][name]]
-            assert figures[name] == expected, name
-
-
-def same_buckets(some: list, others: list) -> None:
-    """Assert that buckets are the same, but for the order in which their values were added up."""
-    assert [[*bucket[:6], *bucket[8:]] for bucket in some] == [[*bucket[:6], *bucket[8:]] for bucket in others]
-    for bucket, other in zip(some, others, strict=True):
-        for one, another in zip(bucket[6:8], other[6:8], strict=True):
-            assert one == (None if another is None else pytest.approx(another, rel=1e-9, abs=1e-9))
 
 
 @pytest.mark.parametrize("center", [0.0, 1e9, -1e12])

@@ -8,6 +8,7 @@ from math import asinh, sqrt
 from typing import Any
 
 import psycopg
+import pytest
 from psycopg import sql
 
 from helpers.database import query
@@ -110,3 +111,20 @@ def exact_quantile(places: Sequence[float], share: float) -> float:
     """Return the smallest value that at least a share of the values doesn't exceed."""
     ranked = sorted(places)
     return ranked[max(0, next(n for n in range(1, len(ranked) + 1) if n >= share * len(ranked)) - 1)]
+
+
+def same_figures(one: dict[Any, dict[str, Any]], other: dict[Any, dict[str, Any]]) -> None:
+    """Assert that two sets of profiles are the same, but for the share of the global spread as it was when merged."""
+    assert one.keys() == other.keys()
+    for key, figures in one.items():
+        for name in set(ARRAYS) - {"spread_floor"}:
+            expected = [None if x is None else pytest.approx(x, rel=1e-9, abs=1e-9) for x in other[key][name]]
+            assert figures[name] == expected, name
+
+
+def same_buckets(some: list[Any], others: list[Any]) -> None:
+    """Assert that buckets are the same, but for the order in which their values were added up."""
+    assert [[*bucket[:6], *bucket[8:]] for bucket in some] == [[*bucket[:6], *bucket[8:]] for bucket in others]
+    for bucket, other in zip(some, others, strict=True):
+        for one, another in zip(bucket[6:8], other[6:8], strict=True):
+            assert one == (None if another is None else pytest.approx(another, rel=1e-9, abs=1e-9))
