@@ -138,7 +138,7 @@ as $python$
     try:
         judged = GD["{{runtime_key}}"].judge(rule, score, threshold, numbers, entity, levels)
         return json.dumps(judged, ensure_ascii=False, allow_nan=False)
-    except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         plpy.error("row cannot be judged: %s" % error, sqlstate="22023")
 $python$;
 comment on function relief._judge(text, text, double precision, double precision, double precision[], text, double precision[]) is

@@ -14,7 +14,7 @@ as $python$
     try:
         told = GD["{{runtime_key}}"].tell(rule, contributions, score, threshold, numbers, entity, levels)
         return json.dumps(told, ensure_ascii=False, allow_nan=False)
-    except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         plpy.error("row cannot be explained: %s" % error, sqlstate="22023")
 $python$;
 comment on function relief._explanation(
