@@ -152,6 +152,20 @@ begin
     raise exception 'entity column "%" of detector "%" is not a column of table %', coalesce(unknown, 'NULL'), name, relation
       using errcode = 'undefined_column', hint = format('The columns are: %s.', relief._column_list(relation));
   end if;
+  select c into unknown from unnest(entity) as c group by c having count(*) > 1 limit 1;
+  if found then
+    raise exception 'entity column "%" of detector "%" is given twice', unknown, name
+      using errcode = 'duplicate_column', hint = 'Give each column once.';
+  end if;
+  select attname into unknown
+  from pg_attribute
+  where attrelid = relation and (attname = any (entity) or attname = time_column) and attgenerated <> '' and not attisdropped
+  limit 1;
+  if found then
+    raise exception 'column "%" of detector "%" is generated', unknown, name
+      using errcode = 'feature_not_supported',
+            hint = 'A generated column has no value yet when the trigger judges the row; take the columns that it is made of.';
+  end if;
   if season not in ('hour_of_day', 'day_of_week', 'hour_of_week') then
     raise exception 'season of detector "%" is "%"', name, season
       using errcode = 'invalid_parameter_value', hint = 'It is one of hour_of_day, day_of_week and hour_of_week.';
@@ -173,12 +187,16 @@ begin
     raise exception 'profile window % of detector "%" is not positive', profile_window, name
       using errcode = 'numeric_value_out_of_range', hint = 'It is how far back the profile reaches, such as ''90 days''.';
   end if;
+  if profile_window > interval '1000 years' then
+    raise exception 'profile window % of detector "%" is longer than 1000 years', profile_window, name
+      using errcode = 'numeric_value_out_of_range', hint = 'It is how far back the profile reaches, such as ''90 days''; NULL for all.';
+  end if;
   if verdict is null or verdict not in ('score', 'deviation', 'either', 'both') then
     raise exception 'verdict of detector "%" is "%"', name, verdict
       using errcode = 'invalid_parameter_value', hint = 'It is one of score, deviation, either and both.';
   end if;
-  if deviation_threshold is null or not deviation_threshold > 0 then
-    raise exception 'deviation threshold % of detector "%" is not positive', deviation_threshold, name
+  if deviation_threshold is null or not deviation_threshold > 0 or deviation_threshold >= 'Infinity' then
+    raise exception 'deviation threshold % of detector "%" is not a positive number', deviation_threshold, name
       using errcode = 'numeric_value_out_of_range', hint = 'It is a number of standard deviations, such as 6.';
   end if;
   if min_history is null or min_history < 2 then

@@ -47,13 +47,13 @@ declare
     from pg_index as i
     join pg_attribute as a on a.attrelid = i.indrelid and a.attnum = any (i.indkey::smallint[])
     where i.indrelid = d.relation and i.indisprimary
-    order by 1);
+    order by a.attname::text collate "C");
 begin
   if columns = '{}' then
     raise exception 'table % of detector "%" has no primary key', d.relation, d.name
       using errcode = 'feature_not_supported', hint = 'Labels name rows by their primary key: add one.';
   end if;
-  if jsonb_typeof(key) is distinct from 'object' or array(select k from jsonb_object_keys(key) as k order by 1) <> columns then
+  if jsonb_typeof(key) is distinct from 'object' or array(select k from jsonb_object_keys(key) as k order by k collate "C") <> columns then
     raise exception 'key % is not that of table %', coalesce(key::text, 'NULL'), d.relation
       using errcode = 'invalid_parameter_value',
             hint = format('Give a JSON object with: %s.', array_to_string(columns, ', '));
@@ -87,13 +87,15 @@ begin
     raise exception 'direction "%" is not up, down or both', direction
       using errcode = 'invalid_parameter_value', hint = 'up lets only values above the expected one make an anomaly.';
   end if;
-  if min_absolute is null or min_absolute < 0 or min_relative is null or min_relative < 0 then
-    raise exception 'min_absolute % or min_relative % is negative or NULL', min_absolute, min_relative
+  -- NaN is greater than infinity here.
+  if not coalesce(min_absolute >= 0 and min_absolute < 'Infinity' and min_relative >= 0 and min_relative < 'Infinity', false) then
+    raise exception 'min_absolute % or min_relative % is negative, infinite or NULL', min_absolute, min_relative
       using errcode = 'numeric_value_out_of_range', hint = 'They are the smallest departures that count; 0 lets all count.';
   end if;
   if entity is not null then
     if d.entity = '{}' or jsonb_typeof(entity) <> 'object'
-       or array(select k from jsonb_object_keys(entity) as k order by 1) <> array(select c::text from unnest(d.entity) as c order by 1) then
+       or array(select k from jsonb_each_text(entity) as e (k, v) where v is not null order by k collate "C")
+          <> array(select c::text from unnest(d.entity) as c order by c::text collate "C") then
       raise exception 'entity % is not one of detector "%"', entity, d.name
         using errcode = 'invalid_parameter_value',
               hint = case d.entity when '{}' then 'The detector has no entities.' else format('Give a JSON object with: %s.', array_to_string(d.entity, ', ')) end;
