@@ -179,9 +179,12 @@ def histogram(values: Floats) -> dict[str, list[float]]:
     The share at position i is that of values from edge i - 1 on and below edge i, as PostgreSQL's width_bucket counts.
     """
     known = values[~np.isnan(values)]
-    if not len(known):
+    finite = known[np.isfinite(known)]
+    if not len(finite):
         return {}
-    edges = np.unique(np.quantile(known[np.isfinite(known)], np.linspace(0.05, 0.95, 19)))
+    # The last edge is just above all values: what comes to lie beyond was never seen.
+    highest = min(np.nextafter(finite.max(), np.inf), np.finfo(np.float64).max)
+    edges = np.unique([*np.quantile(finite, np.linspace(0.05, 0.95, 19)), highest])
     counts = np.bincount(np.searchsorted(edges, known, side="right"), minlength=len(edges) + 1)
     return {"edges": edges.tolist(), "shares": (counts / len(known)).tolist()}
 

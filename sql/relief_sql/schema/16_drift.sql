@@ -59,12 +59,15 @@ begin
              sum((greatest(s.now, 1e-4) - greatest(s.before, 1e-4)) * ln(greatest(s.now, 1e-4) / greatest(s.before, 1e-4)))::float8 as psi,
              max(abs(s.gap))::float8 as ks
       from summed as s
+      where s.now is not null
       group by s.position
     ), missing as (
       select k.position, count(*) as rows, avg((v.value is null or v.value = 'NaN')::integer)::float8 as share
       from drawn as r
       cross join known as k
       cross join lateral (select r.numbers[k.position] as value) as v
+      -- Rows whose features fail weren't trained on either.
+      where r.numbers is not null
       group by k.position
     )
     select k.name, round(m.psi::numeric, 4)::float8, round(m.ks::numeric, 4)::float8, k.null_rate, n.share, coalesce(n.rows, 0),
