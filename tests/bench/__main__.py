@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from relief_trainer.errors import ReliefError
-from tests.bench import backfill, insert, many, memory, profile, select, session, training
+from tests.bench import backfill, insert, many, memory, profile, quality, select, session, training
 from tests.bench.measure import say
 from tests.bench.result import Result, table, write_json
 
@@ -26,6 +26,9 @@ MEASUREMENTS: dict[str, Callable[[], list[Result]]] = {
     "entities": profile.entities,
     "refresh": profile.refresh,
     "explain": profile.explain,
+    "contextual": quality.contextual,
+    "machine": quality.machine,
+    "explanations": quality.explanations,
 }
 
 
