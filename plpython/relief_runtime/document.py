@@ -23,10 +23,16 @@ Preorder fixes every right child, so a document can hold neither a cycle nor a s
 
 from __future__ import annotations
 
-import hashlib
-import json
 from math import isfinite
-from typing import Any, NamedTuple, Union
+
+from relief_runtime.light import parse_json, sha256
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    # A leaf is the path length that it adds; a split is (feature, threshold, left, right, missing goes left).
+    Node = float | tuple[int, float, Any, Any, int]
 
 FORMAT = 1
 MAX_CHARACTERS = 64 * 1024 * 1024
@@ -37,27 +43,27 @@ KINDS = ("number", "category")
 ORIGINS = ("contamination", "fixed")
 INFINITY = float("inf")
 
-# A leaf is the path length that it adds; a split is (feature, threshold, left, right, missing goes left).
-Node = Union[float, "tuple[int, float, Any, Any, int]"]
-
 
 class DocumentError(ValueError):
     """The text is not a model document that this version of Relief can score with."""
 
 
-class Document(NamedTuple):
-    """What scoring needs of a model document."""
+class Document:
+    """What scoring needs of a model document: trees, their number of nodes, the features' kinds and encoders."""
 
-    trees: list[Node]
-    nodes: int
-    kinds: list[str]
-    encoders: dict[str, Any]
-    path_length_divisor: float
+    def __init__(
+        self, trees: list[Node], nodes: int, kinds: list[str], encoders: dict[str, Any], path_length_divisor: float
+    ) -> None:
+        self.trees = trees
+        self.nodes = nodes
+        self.kinds = kinds
+        self.encoders = encoders
+        self.path_length_divisor = path_length_divisor
 
 
 def checksum(text: str) -> str:
     """Return the SHA-256 of a document's text, as 64 hexadecimal digits."""
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+    return sha256(text.encode("utf-8", "surrogatepass"))
 
 
 def read(text: str, expected_checksum: str) -> Document:
@@ -102,7 +108,7 @@ def _parse(text: str) -> dict[str, Any]:
         raise DocumentError(f"model document contains {name}")
 
     try:
-        content = json.loads(text, parse_constant=refuse_constant)
+        content = parse_json(text, refuse_constant)
     except DocumentError:
         raise
     except (ValueError, RecursionError) as error:
@@ -141,18 +147,19 @@ def _read_features(content: dict[str, Any]) -> list[str]:
 
 
 def _read_values(features: list[int], values: list[Any], position: int) -> list[float]:
-    if not set(map(type, values)) <= {int, float, type(None)}:
+    kinds = set(map(type, values))
+    if not kinds <= {int, float, type(None)}:
         raise DocumentError(f'"value" of tree {position} is not all numbers')
     lengths = [value for feature, value in zip(features, values) if feature < 0]
     if None in lengths or min(lengths, default=0) < 0:
         raise DocumentError(f"a leaf of tree {position} has no path length, or a negative one")
     try:
-        finite = all(isfinite(value) for value in values if value is not None)
+        finite = all(map(isfinite, [value for value in values if value is not None] if None in values else values))
     except OverflowError:
         finite = False
     if not finite:
         raise DocumentError(f'"value" of tree {position} is not all finite')
-    return [INFINITY if value is None else float(value) for value in values]
+    return values if kinds == {float} else [INFINITY if value is None else float(value) for value in values]
 
 
 def _read_tree(tree: dict[str, Any], position: int, feature_count: int) -> tuple[Node, int]:

@@ -8,10 +8,17 @@ several times the memory at the same speed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from relief_runtime.document import INFINITY
 
-from relief_runtime.document import INFINITY, Document, Node
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import Any
+
+    from relief_runtime.document import Document, Node
+
+    # (path length so far, row) -> path length with this block's trees added, in tree order
+    Block = Callable[[float, Sequence[float]], float]
 
 WALKED_ROWS = 300
 TREES_PER_BLOCK = 10
@@ -19,9 +26,6 @@ TREES_PER_BLOCK = 10
 MAX_COMPILED_DEPTH = 60
 MAX_COMPILED_NODES = 200_000
 NAN = float("nan")
-
-# (path length so far, row) -> path length with this block's trees added, in tree order
-Block = Callable[[float, "Sequence[float]"], float]
 
 
 class Forest:

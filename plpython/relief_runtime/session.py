@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Sequence
+import gc
 
 from relief_runtime import document
 from relief_runtime.forest import Forest
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
 MODELS_KEPT = 16
 
-_forests: OrderedDict[str, Forest] = OrderedDict()
+# In the order of their last use: a dict keeps the order of insertion.
+_forests: dict[str, Forest] = {}
+_last_used = ""
 
 
 def have(key: str) -> bool:
@@ -26,14 +31,25 @@ def load(key: str, text: str) -> None:
     relief_runtime.document.DocumentError
         If the text isn't a valid document with this checksum; nothing is kept then.
     """
-    _forests[key] = Forest(document.read(text, key))
-    _forests.move_to_end(key)
+    # Thousands of new tuples would have the garbage collector look through them again and again, and find nothing.
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        forest = Forest(document.read(text, key))
+    finally:
+        if collecting:
+            gc.enable()
+    _forests.pop(key, None)
+    _forests[key] = forest
     while len(_forests) > MODELS_KEPT:
-        _forests.popitem(last=False)
+        del _forests[next(iter(_forests))]
 
 
 def score(key: str, numbers: Sequence[float | None], categories: Sequence[str | None] | None) -> float | None:
     """Score one row with a model that this session holds; see `Forest.score`."""
+    global _last_used
     forest = _forests[key]
-    _forests.move_to_end(key)
+    if key != _last_used:
+        _forests[key] = _forests.pop(key)
+        _last_used = key
     return forest.score(numbers, categories)

@@ -18,7 +18,13 @@ from pathlib import Path
 from relief_runtime import __version__
 
 # In the order in which they import each other.
-RUNTIME_MODULES = ("relief_runtime", "relief_runtime.document", "relief_runtime.forest", "relief_runtime.session")
+RUNTIME_MODULES = (
+    "relief_runtime",
+    "relief_runtime.light",
+    "relief_runtime.document",
+    "relief_runtime.forest",
+    "relief_runtime.session",
+)
 
 
 def install_script() -> str:
