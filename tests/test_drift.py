@@ -71,6 +71,17 @@ def test_shifted_and_scaled_values_have_drifted(readings, x) -> None:
     assert drift(readings)["x"]["ks"] > 0.2
 
 
+def test_few_rows_of_the_same_kind_are_stable(readings) -> None:
+    for number, rows in enumerate((1, 5, 20, 50, 100, 300) * 3):
+        add(readings, f"{2025 + number}-01-01", rows)
+        assert verdicts(readings) == {"x": STABLE, "y": STABLE}, rows
+
+
+def test_a_hundred_shifted_rows_are_enough_to_tell(readings) -> None:
+    add(readings, "2024-03-01", 100, x="normal + 3")
+    assert verdicts(readings) == {"x": DRIFTED, "y": STABLE}
+
+
 def test_a_small_shift_is_to_be_watched(readings) -> None:
     add(readings, "2024-03-01", 5000, x="normal + 0.4")
     assert verdicts(readings) == {"x": SHIFTED, "y": STABLE}
@@ -107,6 +118,7 @@ def test_a_feature_that_is_missing_everywhere_is_told(readings) -> None:
 def test_a_constant_that_changes_either_way_has_drifted(database) -> None:
     connection = database.superuser
     query(connection, "create table reading (at timestamptz, x float8, y float8)")
+    query(connection, "select setseed(0.5)")
     add(connection, "2024-01-01", 1000, x="5")
     create(connection, "r", "reading", ["x", "y"], time_column="at")
     train_small(database.dsn(), "r")

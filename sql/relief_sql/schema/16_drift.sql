@@ -33,9 +33,9 @@ begin
     with drawn as materialized (
       select %1$s as numbers from %2$s as o where %3$s limit $2
     ), known as (
-      select f.position, f.name, p.edges, p.shares, p.null_rate
+      select f.position, f.name, p.edges, p.shares, p.null_rate, p.count
       from relief.feature as f
-      cross join lateral jsonb_to_record($1 -> 'profile' -> f.name) as p (edges float8[], shares float8[], null_rate float8)
+      cross join lateral jsonb_to_record($1 -> 'profile' -> f.name) as p (edges float8[], shares float8[], null_rate float8, count float8)
       where f.detector_id = $4 and p.edges is not null
     ), counted as (
       select k.position, width_bucket(v.value, k.edges) as bin, count(*) as count
@@ -46,19 +46,23 @@ begin
       group by 1, 2
     ), compared as (
       select k.position, b.bin, k.shares[b.bin + 1] as before,
-             coalesce(c.count, 0) / nullif(sum(c.count) over (partition by k.position), 0) as now
+             coalesce(c.count, 0) / nullif(sum(c.count) over one, 0) as now,
+             sum(c.count) over one as rows, 1 / sum(c.count) over one + 1 / k.count as one_row, cardinality(k.edges) as edges
       from known as k
       cross join lateral generate_series(0, cardinality(k.edges)) as b (bin)
       left join counted as c on c.position = k.position and c.bin = b.bin
+      window one as (partition by k.position)
     ), summed as (
       select x.*, sum(x.now - x.before) over (partition by x.position order by x.bin) as gap
       from compared as x
     ), measured as (
-      -- Population stability index, with a share of 0.0001 for what was never seen; Kolmogorov-Smirnov over the same bins.
-      select s.position,
-             sum((greatest(s.now, 1e-4) - greatest(s.before, 1e-4)) * ln(greatest(s.now, 1e-4) / greatest(s.before, 1e-4)))::float8 as psi,
-             max(abs(s.gap))::float8 as ks
+      -- Population stability index, with a share of 0.0001, or of half a row, for what was never seen; Kolmogorov-Smirnov over the
+      -- same bins. Chance alone makes an index that is distributed as chi squared, here with three standard deviations on top.
+      select s.position, sum((x.now - x.before) * ln(x.now / x.before))::float8 as psi, max(abs(s.gap))::float8 as ks,
+             max((s.edges + 3 * sqrt(2 * s.edges)) * s.one_row) as chance
       from summed as s
+      cross join lateral (
+        values (greatest(s.now, 1e-4, 0.5 / s.rows)::float8, greatest(s.before, 1e-4, 0.5 / s.rows)::float8)) as x (now, before)
       where s.now is not null
       group by s.position
     ), missing as (
@@ -74,13 +78,13 @@ begin
            case
              when n.rows is null then 'no recent rows'
              when m.psi is null then 'missing everywhere'
-             when m.psi >= 0.25 or abs(n.share - k.null_rate) >= 0.1 then 'drifted: train again'
-             when m.psi >= 0.1 or abs(n.share - k.null_rate) >= 0.02 then 'shifted: watch it'
+             when m.psi >= 0.25 + m.chance or abs(n.share - k.null_rate) >= 0.1 + n.chance then 'drifted: train again'
+             when m.psi >= 0.1 + m.chance or abs(n.share - k.null_rate) >= 0.02 + n.chance then 'shifted: watch it'
              else 'stable'
            end
     from known as k
     left join measured as m on m.position = k.position
-    left join missing as n on n.position = k.position
+    left join (select x.*, 3 * sqrt(x.share * (1 - x.share) / x.rows) as chance from missing as x) as n on n.position = k.position
     order by k.position
   $sql$, relief._guarded_call(d, 'o'), d.relation, recent)
   using content, max_rows, since, d.id;
@@ -89,7 +93,7 @@ $$;
 comment on function relief.drift(text, timestamptz, integer) is
   'Compares recent rows (of the last seven days of data, or since a time; the whole table without a time column) with those that the '
   'promoted model was trained on: for each feature the population stability index, the Kolmogorov-Smirnov distance, the null rates, and a '
-  'verdict: stable, shifted (psi from 0.1) or drifted (psi from 0.25).';
+  'verdict: stable, shifted (psi from 0.1) or drifted (psi from 0.25), each with what chance alone makes of so few rows on top.';
 
 create function relief.schedule_refresh(detector text, schedule text default '*/15 * * * *')
   returns void
