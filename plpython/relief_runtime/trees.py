@@ -2,7 +2,7 @@
 
 A session that sees a handful of rows walks the trees, which needs no preparation. After ``WALKED_ROWS`` rows each
 further row also compiles one block of trees to Python source (nested ``if``), until all are: several times as fast,
-and no single row waits for the whole compilation. A block is ten trees: one code object for a hundred trees takes
+and no single row waits for the whole compilation. A block is twenty trees: one code object for a hundred trees takes
 several times the memory at the same speed.
 
 A split is a tuple (feature, threshold, left, right, missing goes left); anything else is a leaf.
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     Block = Callable[[Any, Sequence[float]], Any]
 
 WALKED_ROWS = 300
-TREES_PER_BLOCK = 10
+TREES_PER_BLOCK = 20
 # Python's parser takes 100 levels of indentation; grown trees have ceil(log2(samples)) levels.
 MAX_COMPILED_DEPTH = 60
 MAX_COMPILED_NODES = 200_000

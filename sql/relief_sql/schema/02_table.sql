@@ -127,6 +127,8 @@ create table relief.model (
   constraint version_counts_from_one check (version >= 1),
   constraint threshold_is_a_score check (threshold >= 0 and threshold <= 1)
 );
+-- A session's first score reads a document: it isn't compressed, which would take longer to undo than to read.
+alter table relief.model alter column document set storage external;
 create index model_checksum_idx on relief.model (checksum);
 comment on table relief.model is 'One fitted forest a row, immutable, numbered 1, 2, 3… within its detector.';
 comment on column relief.model.document is 'The model document: JSON with a format number, validated wholly before it is stored.';
