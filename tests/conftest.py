@@ -7,9 +7,11 @@ from collections.abc import Iterator
 
 import psycopg
 import pytest
-from helpers.database import Database
+from helpers.database import Database, query
+from helpers.forests import add_model, stump
 from helpers.server import has_extension_files, install, running_server
-from helpers.shop import make_orders
+from helpers.shop import FEATURES, make_orders
+from helpers.world import World, make_world
 from hypothesis import HealthCheck, settings
 
 # A server answers when it answers: no deadlines. A run is to be repeatable: no random seeds.
@@ -74,3 +76,18 @@ def orders(database: Database) -> psycopg.Connection:
     """Return a superuser's connection to a database with shop.orders and the detector "orders", without a model."""
     make_orders(database.superuser)
     return database.superuser
+
+
+@pytest.fixture
+def world(database: Database) -> World:
+    """Return a database with shop.orders of "app", and roles that have fewer rights."""
+    return make_world(database)
+
+
+@pytest.fixture
+def attached_world(world: World) -> World:
+    """Return a world whose detector "orders" has a model and is attached."""
+    add_model(world.app, "orders", stump(FEATURES))
+    query(world.app, "select relief.promote('orders')")
+    query(world.app, "select relief.attach('orders')")
+    return world
