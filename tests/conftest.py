@@ -9,7 +9,7 @@ import psycopg
 import pytest
 from helpers.database import Database, query
 from helpers.forests import add_model, stump
-from helpers.server import has_extension_files, install, running_server
+from helpers.server import has_extension_files, install, may_lack_pg_cron, running_server
 from helpers.shop import FEATURES, make_orders
 from helpers.world import World, make_world
 from hypothesis import HealthCheck, settings
@@ -22,12 +22,12 @@ settings.load_profile("relief")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out tests of the extension on a server that isn't ours and lacks its files."""
+    """Leave out tests of extensions on a server that isn't ours and lacks their files."""
     dsn = os.environ.get("RELIEF_TEST_DSN")
-    if dsn and not has_extension_files(dsn):
-        needing = [item for item in items if item.get_closest_marker("extension")]
-        items[:] = [item for item in items if item not in needing]
-        config.hook.pytest_deselected(items=needing)
+    lacking = {"extension": dsn and not has_extension_files(dsn), "pg_cron": may_lack_pg_cron()}
+    needing = [item for item in items if any(item.get_closest_marker(name) for name in lacking if lacking[name])]
+    items[:] = [item for item in items if item not in needing]
+    config.hook.pytest_deselected(items=needing)
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,10 @@ from helpers.database import query, refused, value
 from helpers.forests import add_model, stump
 from helpers.shop import COMPANIONS, FEATURES
 from helpers.world import World, told
+from psycopg import Connection
+
+# What reads the table of the detector "t".
+READING = ("select * from relief.drift('t')",)
 
 WITNESS = """
 create function shop.witness(integer) returns integer language plpgsql stable as $$
@@ -45,6 +49,40 @@ def test_expression_runs_as_the_owner_in_the_trigger_and_as_the_querying_user_in
     messages = told(database.superuser, """select relief.score('t', '{"a": 1}')""")
     assert set(messages) == {f"ran as {superuser}"}
     assert not value(mallory, "select rolsuper from pg_roles where rolname = current_user")
+
+
+def test_superuser_is_not_made_to_run_another_roles_expressions_by_functions_that_read_the_table(world: World) -> None:
+    database, mallory = world.database, world.mallory
+    query(mallory, WITNESS.replace("shop.", "mal."))
+    query(mallory, "create table mal.t (a integer)")
+    query(mallory, "insert into mal.t values (1), (2)")
+    query(mallory, "select relief.create_detector('t', 'mal.t', '{mal.witness(a) AS w}')")
+    add_model(mallory, "t", stump(["w"]))
+    query(mallory, "select relief.promote('t')")
+    superuser, owner = database.superuser.info.user, mallory.info.user
+    disguised = database.connect()
+    query(disguised, f"set role {owner}")
+    risen = database.connect(owner)
+    database.query(f"grant {superuser} to {owner}")
+    query(risen, f"set role {superuser}")
+    for connection in (database.superuser, disguised, risen):
+        for statement in READING:
+            with refused(
+                "42501",
+                f'role "{superuser}" is a superuser, and table mal.t belongs to "{owner}"',
+                f'Connect as a role that has the rights of "{owner}".',
+            ):
+                query(connection, statement)
+    database.query(f"revoke {superuser} from {owner}")
+    for statement in READING:
+        assert set(told(mallory, statement)) == {f"ran as {owner}"}
+
+
+def test_superuser_is_not_stopped_on_a_superusers_table(orders: Connection) -> None:
+    add_model(orders, "orders", stump(FEATURES))
+    query(orders, "select relief.promote('orders')")
+    for statement in READING:
+        query(orders, statement.replace("'t'", "'orders'"))
 
 
 def test_overloads_of_generated_functions_are_never_called(attached_world: World) -> None:

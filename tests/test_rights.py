@@ -186,7 +186,7 @@ def test_tables_show_and_take_rows_of_own_detectors_alone(attached_world: World)
     before = {
         table: attached_world.database.query(f"select t::text from relief.{table} as t order by 1") for table in TABLES
     }
-    for table in ("model", "detector", "profile", "bucket", "refresh", "stale_day", "label", "tolerance"):
+    for table in ("model", "detector", "profile", "bucket", "refresh", "stale_day", "label", "tolerance", "event"):
         query(mallory, f"delete from relief.{table}")
     for change in (
         "detector set promoted_version = 9",
@@ -209,7 +209,6 @@ def test_tables_show_and_take_rows_of_own_detectors_alone(attached_world: World)
         "update relief.model set document = ''",
         "update relief.feature set expression = 'x'",
         "update relief.event set sentence = ''",
-        "delete from relief.event",
         "delete from relief.feature",
         "truncate relief.detector cascade",
         "alter table relief.model disable trigger all",
@@ -261,6 +260,19 @@ def test_anomalies_are_recorded_for_an_owner_without_any_right_on_relief(world: 
     assert told(world.user, "insert into till.sale values (-2), (2)") == []
     assert query(connection, "select detector, relation::text, score from relief.event") == [("sale", "till.sale", 0.5)]
     assert query(world.mallory, "select * from relief.event") == []
+
+
+def test_events_outlive_their_detector_until_the_owner_deletes_them(attached_world: World) -> None:
+    app, mallory = attached_world.app, attached_world.mallory
+    query(app, "insert into shop.orders (a, b) values (-2, 1)")
+    query(app, """select relief.label('orders', '{"id": 1}', true)""")
+    query(app, "select relief.drop_detector('orders', true)")
+    assert query(app, "select detector, relation::text from relief.event") == [("orders", "shop.orders")]
+    query(mallory, "delete from relief.event")
+    assert value(app, "select count(*) from relief.event") == 1
+    query(app, "delete from relief.event where detector = 'orders'")
+    for table in TABLES:
+        assert attached_world.database.value(f"select count(*) from relief.{table}") == 0, table
 
 
 def test_dropped_role_and_table_leave_a_detector_that_its_maker_sees(attached_world: World) -> None:

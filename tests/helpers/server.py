@@ -7,6 +7,7 @@ import contextlib
 import os
 import secrets
 from collections.abc import Iterator
+from pathlib import Path
 
 import psycopg
 from relief_sql.assemble import artefacts, install_script
@@ -46,6 +47,14 @@ def has_extension_files(dsn: str) -> bool:
     """Return whether CREATE EXTENSION relief can work on a server: one that isn't ours may lack the files."""
     with psycopg.connect(dsn) as connection:
         return connection.execute("select from pg_available_extensions where name = 'relief'").fetchone() is not None
+
+
+def may_lack_pg_cron() -> bool:
+    """Return whether the tests run on a server that isn't ours, or is named to us and lacks pg_cron."""
+    if os.environ.get("RELIEF_TEST_DSN") or os.environ.get("RELIEF_TEST_IMAGE"):
+        return True
+    named = os.environ.get("RELIEF_PG_BIN")
+    return named is not None and not any(Path(named).parent.glob("lib/**/pg_cron.so"))
 
 
 def install(connection: psycopg.Connection, by_extension: bool) -> None:

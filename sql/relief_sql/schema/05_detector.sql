@@ -330,6 +330,32 @@ $$;
 comment on function relief._lock_detector(text) is
   'Returns a detector, locked: whoever makes, replaces or drops generated objects waits here, as concurrent CREATE OR REPLACE fails.';
 
+create function relief._refuse_foreign_superuser(d relief.detector)
+  returns void
+  language plpgsql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  -- SET ROLE protects no login: an expression can undo it.
+  superuser constant name := (
+    select r.rolname from pg_roles as r where r.rolname in (current_user, session_user) and r.rolsuper
+    order by r.rolname = current_user desc limit 1);
+  owner name;
+begin
+  select r.rolname into owner
+  from pg_class as c
+  join pg_roles as r on r.oid = c.relowner
+  where c.oid = d.relation and not r.rolsuper;
+  if found and superuser is not null then
+    raise exception 'role "%" is a superuser, and table % belongs to "%", whose expressions would run with a superuser''s rights', superuser, d.relation, owner
+      using errcode = 'insufficient_privilege', hint = format('Connect as a role that has the rights of "%s".', owner);
+  end if;
+end
+$$;
+comment on function relief._refuse_foreign_superuser(relief.detector) is
+  'Raises an error where a superuser, or a session that began as one, would run the expressions of a table''s owner who is none.';
+
 create function relief._raise_no_detector(name text)
   returns void
   language plpgsql
@@ -372,8 +398,10 @@ begin
   loop
     execute format('drop function %s', generated);
   end loop;
+  perform relief._unschedule_refresh(d);
   delete from relief.detector as e where e.id = d.id;
 end
 $$;
 comment on function relief.drop_detector(text, boolean) is
-  'Drops a detector with its models and functions and detaches it; companion columns stay unless drop_columns is true.';
+  'Drops a detector with its models, profiles, labels, schedule and functions, and detaches it. Companion columns stay unless '
+  'drop_columns is true, and so do events.';

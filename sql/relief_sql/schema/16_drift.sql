@@ -14,6 +14,7 @@ declare
   content jsonb;
   recent text := 'true';
 begin
+  perform relief._refuse_foreign_superuser(d);
   select m.document::jsonb into content from relief.model as m where m.detector_id = d.id and m.version = d.promoted_version;
   if not found then
     perform relief._no_model(d.name);
@@ -94,22 +95,3 @@ comment on function relief.drift(text, timestamptz, integer) is
   'Compares recent rows (of the last seven days of data, or since a time; the whole table without a time column) with those that the '
   'promoted model was trained on: for each feature the population stability index, the Kolmogorov-Smirnov distance, the null rates, and a '
   'verdict: stable, shifted (psi from 0.1) or drifted (psi from 0.25), each with what chance alone makes of so few rows on top.';
-
-create function relief.schedule_refresh(detector text, schedule text default '*/15 * * * *')
-  returns void
-  language plpgsql
-  set search_path = pg_catalog, pg_temp
-as $$
-declare
-  d constant relief.detector := relief._present_detector(detector);
-begin
-  if to_regprocedure('cron.schedule(text, text, text)') is null then
-    raise exception 'pg_cron is not installed in this database'
-      using errcode = 'feature_not_supported',
-            hint = format('Let any cron run: %s relief refresh %s', schedule, d.name);
-  end if;
-  execute 'select cron.schedule($1, $2, $3)'
-    using 'relief refresh ' || d.name, schedule, format('select relief.refresh_profile(%L)', d.name);
-end
-$$;
-comment on function relief.schedule_refresh(text, text) is 'Has pg_cron refresh a detector''s profile, every quarter of an hour unless told otherwise.';
