@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from helpers.database import query, refused, value
 from helpers.forests import add_model, stump
+from helpers.profiles import train_small
 from helpers.shop import COMPANIONS, FEATURES
 from helpers.world import World, told
 from psycopg import Connection
@@ -55,11 +56,10 @@ def test_superuser_is_not_made_to_run_another_roles_expressions_by_functions_tha
     database, mallory = world.database, world.mallory
     query(mallory, WITNESS.replace("shop.", "mal."))
     query(mallory, "create table mal.t (a integer)")
-    query(mallory, "insert into mal.t values (1), (2)")
+    query(mallory, "insert into mal.t select generate_series(1, 100)")
     query(mallory, "select relief.create_detector('t', 'mal.t', '{mal.witness(a) AS w}')")
-    add_model(mallory, "t", stump(["w"]))
-    query(mallory, "select relief.promote('t')")
     superuser, owner = database.superuser.info.user, mallory.info.user
+    train_small(database.dsn(owner), "t")
     disguised = database.connect()
     query(disguised, f"set role {owner}")
     risen = database.connect(owner)
