@@ -9,11 +9,11 @@ SCRIPT := build/relief-$(VERSION)-install.sql
 PG_CONFIG ?= $(or $(lastword $(sort $(wildcard /usr/lib/postgresql/*/bin/pg_config))),pg_config)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup packages build demo test test-soak bench lint install clean
+.PHONY: help setup packages build demo test test-matrix test-soak bench lint install clean
 
 help: ## Print this help
 	@echo "Relief $(VERSION): anomaly detection inside PostgreSQL"
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1@\2/p' $(MAKEFILE_LIST) | awk -F@ '{ printf "%-17s %s\n", $$1, $$2 }'
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1@\2/p' $(MAKEFILE_LIST) | awk -F@ '{ printf "%-18s %s\n", $$1, $$2 }'
 
 setup: packages $(BIN)/.installed $(SCRIPT) ## Install all that the other targets need: packages, .venv, build/
 
@@ -22,6 +22,9 @@ demo: setup ## Show Relief at work on a year of real flights, in a throwaway ser
 
 test: setup ## Run the tests; ARGS are pytest's
 	$(BIN)/pytest $(ARGS)
+
+test-matrix: setup ## Run the database tests on PostgreSQL 14, 16, 17 and 18; ARGS="18 -- -k busy" for one, and pytest's
+	$(BIN)/python -m tests.matrix $(ARGS)
 
 test-soak: setup ## Run the tests that take long
 	$(BIN)/pytest -m soak $(ARGS)
@@ -42,7 +45,7 @@ install: build ## Put the extension's files where CREATE EXTENSION finds them; h
 	install -m 644 build/relief.control build/relief--*.sql "$(DESTDIR)$$($(PG_CONFIG) --sharedir)/extension/"
 
 clean: ## Delete .venv, build/ and caches
-	rm -rf .venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv build .cache *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find plpython sql relief_trainer tests -name __pycache__ -prune -exec rm -rf {} +
 
 $(SCRIPT): $(SOURCES)

@@ -54,13 +54,16 @@ def _has_plpython(bin_directory: Path) -> bool:
 
 
 def _library_directory(bin_directory: Path) -> Path:
-    debian = bin_directory.parent / "lib"
-    return debian if (debian / "plpgsql.so").exists() else bin_directory.parent / "lib" / "postgresql"
+    flat = bin_directory.parent / "lib"
+    return flat if (flat / "plpgsql.so").exists() else flat / "postgresql"
 
 
 def _share_directory(bin_directory: Path) -> Path:
-    debian = Path("/usr/share/postgresql") / bin_directory.parent.name
-    return debian if debian.exists() else bin_directory.parent / "share" / "postgresql"
+    prefix = bin_directory.parent
+    if prefix.parent == Path("/usr/lib/postgresql"):
+        return Path("/usr/share/postgresql") / prefix.name
+    nested = prefix / "share" / "postgresql"
+    return nested if nested.exists() else prefix / "share"
 
 
 class Cluster:
@@ -155,7 +158,11 @@ class Cluster:
     ) -> subprocess.Popen[bytes]:
         if self._account:
             options |= {"user": self._account, "group": pwd.getpwnam(self._account).pw_gid, "extra_groups": []}
-        return launch(arguments, stdin=subprocess.DEVNULL, cwd=self.directory, start_new_session=True, **options)
+        # A server that was unpacked somewhere has its libraries beside it, and its binary is started from a copy.
+        environment = {**os.environ, "LD_LIBRARY_PATH": str(self.bin.parent / "lib")}
+        return launch(
+            arguments, stdin=subprocess.DEVNULL, cwd=self.directory, env=environment, start_new_session=True, **options
+        )
 
     def _initialize(self) -> None:
         arguments = [str(self.bin / "initdb"), "-D", str(self.directory / "data"), "-U", self.superuser]

@@ -21,8 +21,12 @@ settings.register_profile(
 settings.load_profile("relief")
 
 
+@pytest.hookimpl(tryfirst=True)  # before markers select
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out tests of extensions on a server that isn't ours and lacks their files."""
+    """Mark what needs a server, and leave out tests of extensions on one that isn't ours and lacks their files."""
+    for item in items:
+        if "server" in getattr(item, "fixturenames", ()):
+            item.add_marker("server")
     dsn = os.environ.get("RELIEF_TEST_DSN")
     lacking = {"extension": dsn and not has_extension_files(dsn), "pg_cron": may_lack_pg_cron()}
     needing = [item for item in items if any(item.get_closest_marker(name) for name in lacking if lacking[name])]

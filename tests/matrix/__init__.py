@@ -1,0 +1,1 @@
+"""The database tests on other versions of PostgreSQL: ``python -m tests.matrix``."""
