@@ -11,10 +11,12 @@ from helpers.profiles import create, train_small
 @pytest.fixture
 def trips(database: Database) -> psycopg.Connection:
     """Return a connection to a database with a table trip and no detector."""
+    query(database.superuser, "create domain shift as interval")
     query(
         database.superuser,
         "create table trip (id integer primary key, at timestamptz, day date, driver text, line integer, "
         "x float8, y float8, "
+        "took shift, lines integer[], open tstzrange, fare money, board regclass, "
         "km_driver text generated always as (driver || ' km') stored)",
     )
     return database.superuser
@@ -27,6 +29,11 @@ OPTIONS = [
     ("entity => '{ctid}'", "42703", 'entity column "ctid" of detector "t"', "The columns are: id, at"),
     ("entity => '{km_driver}'", "0A000", 'column "km_driver" of detector "t" is generated', "columns that it"),
     ("entity => '{driver, driver}'", "42701", 'entity column "driver" of detector "t" is given twice', "once"),
+    ("entity => '{driver, took}'", "0A000", 'column "took" of detector "t" is of a type that each', "a uuid, a time"),
+    ("entity => '{lines}'", "0A000", 'column "lines" of detector "t" is of a type that each', "a number, a text"),
+    ("entity => '{open}'", "0A000", 'column "open" of detector "t" is of a type that each', "a number, a text"),
+    ("entity => '{fare}'", "0A000", 'column "fare" of detector "t" is of a type that each', "a number, a text"),
+    ("entity => '{board}'", "0A000", 'column "board" of detector "t" is of a type that each', "a number, a text"),
     ("time_column => 'x'", "42703", 'time column "x" of detector "t" is not a date or timestamp', "The columns are"),
     ("time_column => 'when'", "42703", 'time column "when" of detector "t"', "The columns are: id, at, day"),
     ("season => 'day_of_week'", "22023", 'detector "t" has season "day_of_week" but no time column', "time_column =>"),

@@ -166,6 +166,16 @@ begin
       using errcode = 'feature_not_supported',
             hint = 'A generated column has no value yet when the trigger judges the row; take the columns that it is made of.';
   end if;
+  select a.attname into unknown
+  from pg_attribute as a
+  join pg_type as t on t.oid = relief._base_type(a.atttypid)
+  where a.attrelid = relation and a.attname = any (entity) and not a.attisdropped
+    and (t.typcategory in ('A', 'C', 'R', 'T') or t.oid = 'money'::regtype or t.typinput::regproc::text like 'reg%')
+  limit 1;
+  if found then
+    raise exception 'entity column "%" of detector "%" is of a type that each session writes in its own way', unknown, name
+      using errcode = 'feature_not_supported', hint = 'Take a column that names the thing: a number, a text, a uuid, a time.';
+  end if;
   if season not in ('hour_of_day', 'day_of_week', 'hour_of_week') then
     raise exception 'season of detector "%" is "%"', name, season
       using errcode = 'invalid_parameter_value', hint = 'It is one of hour_of_day, day_of_week and hour_of_week.';

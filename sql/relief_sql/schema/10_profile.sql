@@ -99,6 +99,42 @@ comment on policy owner on relief.label is 'Follows the detector.';
 
 -- Where a row belongs. These texts are made of quoted identifiers and literals alone.
 
+create function relief._base_type(type oid)
+  returns oid
+  language sql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+  with recursive based as (
+    select t.oid, t.typbasetype from pg_type as t where t.oid = type
+    union all
+    select t.oid, t.typbasetype from based as b join pg_type as t on t.oid = b.typbasetype
+  )
+  select b.oid from based as b where b.typbasetype = 0
+$$;
+comment on function relief._base_type(oid) is 'Returns the type that a domain is over, through domains over domains; any other type itself.';
+
+create function relief._stable_text(relation regclass, column_name name, row_name text)
+  returns text
+  language sql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+  select format(case relief._base_type(a.atttypid)
+    -- As a session at UTC writes it. No backslash: not every session reads one in a literal as itself.
+    when 'timestamptz'::regtype then
+      'case when pg_catalog.isfinite(%1$s.%2$I) then pg_catalog.replace(pg_catalog.concat(pg_catalog.btrim('
+      'pg_catalog.to_json(%1$s.%2$I at time zone ''UTC'')::pg_catalog.text, ''"''), ''+00:00''), '' BC+00:00'', ''+00:00 BC'') '
+      'else %1$s.%2$I::pg_catalog.text end'
+    when 'bytea'::regtype then 'pg_catalog.concat(pg_catalog.chr(92), ''x'', pg_catalog.encode(%1$s.%2$I, ''hex''))'
+    else '%1$s.%2$I'
+  end, row_name, a.attname)
+  from pg_attribute as a
+  where a.attrelid = relation and a.attname = column_name and not a.attisdropped
+$$;
+comment on function relief._stable_text(regclass, name, text) is
+  'Returns the expression of a column as part of a key: its JSON is the same whatever the session''s time zone and formats are.';
+
 create function relief._entity_text(d relief.detector, row_name text)
   returns text
   language sql
@@ -108,7 +144,7 @@ as $$
   select case when d.entity = '{}' then '''''::text' else
     format('case when %s then '''' else pg_catalog.jsonb_build_array(%s)::text end',
            string_agg(format('%s.%I is null', row_name, c.name), ' or ' order by c.n),
-           string_agg(format('%s.%I', row_name, c.name), ', ' order by c.n))
+           string_agg(relief._stable_text(d.relation, c.name, row_name), ', ' order by c.n))
   end
   from unnest(d.entity) with ordinality as c (name, n)
 $$;
@@ -162,7 +198,7 @@ create function relief._key_text(d relief.detector, row_name text)
   stable
   set search_path = pg_catalog, pg_temp
 as $$
-  select format('pg_catalog.jsonb_build_object(%s)', string_agg(format('%L, %s.%I', a.attname, row_name, a.attname), ', ' order by k.n))
+  select format('pg_catalog.jsonb_build_object(%s)', string_agg(format('%L, %s', a.attname, relief._stable_text(d.relation, a.attname, row_name)), ', ' order by k.n))
   from pg_index as i
   cross join lateral unnest(i.indkey::smallint[]) with ordinality as k (attnum, n)
   join pg_attribute as a on a.attrelid = i.indrelid and a.attnum = k.attnum

@@ -11,8 +11,9 @@ declare
   found_day date;
 begin
   perform relief._require_key(d, key);
-  execute format('select %s, %s from %s as o join jsonb_populate_record(null::%s, $1) as k on %s',
-                 relief._key_text(d, 'o'), relief._day_text(d, 'o'), d.relation, d.relation,
+  execute format('select %s, %s from %s as o join %s on %s',
+                 relief._key_text(d, 'o'), relief._day_text(d, 'o'), d.relation,
+                 relief._record_text(d.relation, array(select jsonb_object_keys(key)), 'k'),
                  (select string_agg(format('o.%1$I = k.%1$I', column_name), ' and ') from jsonb_object_keys(key) as column_name))
     into found_key, found_day using key;
   if found_key is null then
@@ -34,6 +35,20 @@ $$;
 comment on function relief.label(text, jsonb, boolean, text) is
   'Says that the row with a primary key is an anomaly (true), ordinary (false), or takes back what was said (NULL). The next refresh '
   'of the profile leaves it out of the baseline, or lets it in.';
+
+create function relief._record_text(relation regclass, columns name[], row_name text)
+  returns text
+  language sql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+  -- Not the whole row type: others of its columns may forbid NULL.
+  select format('jsonb_to_record($1) as %I (%s)', row_name,
+                string_agg(format('%I %s', a.attname, format_type(a.atttypid, a.atttypmod)), ', '))
+  from pg_attribute as a
+  where a.attrelid = relation and a.attname = any (columns) and not a.attisdropped
+$$;
+comment on function relief._record_text(regclass, name[], text) is 'Returns the text that reads columns of a relation from a JSON object, parameter 1.';
 
 create function relief._require_key(d relief.detector, key jsonb)
   returns void
@@ -100,7 +115,8 @@ begin
         using errcode = 'invalid_parameter_value',
               hint = case d.entity when '{}' then 'The detector has no entities.' else format('Give a JSON object with: %s.', array_to_string(d.entity, ', ')) end;
     end if;
-    execute format('select %s from jsonb_populate_record(null::%s, $1) as o', relief._entity_text(d, 'o'), d.relation) into entity_key using entity;
+    execute format('select %s from %s', relief._entity_text(d, 'o'), relief._record_text(d.relation, d.entity, 'o'))
+      into entity_key using entity;
   end if;
   insert into relief.tolerance as t (detector_id, feature, entity, direction, min_absolute, min_relative)
   values (d.id, $2, entity_key, $3, $4, $5)
