@@ -14,7 +14,7 @@ as $$
 $$;
 comment on function relief._companion_columns() is 'Returns the columns that attach adds to a table.';
 
-create function relief.attach(detector text)
+create function relief.attach(detector text, on_replica boolean default false)
   returns void
   language plpgsql
   set search_path = pg_catalog, pg_temp
@@ -31,6 +31,9 @@ begin
   perform relief._add_companion_columns(d);
   perform relief._create_trigger(d);
   perform relief._create_event_trigger(d);
+  if on_replica then
+    execute format('alter table %s enable always trigger "~relief", enable always trigger "~relief_event"', d.relation);
+  end if;
   if publications is not null then
     raise warning 'table % is published by %: replication stops until its subscribers have the new columns', d.relation, publications
       using hint = format('On each subscriber: alter table %s %s;', d.relation,
@@ -42,9 +45,47 @@ begin
   end if;
 end
 $$;
-comment on function relief.attach(text) is
+comment on function relief.attach(text, boolean) is
   'Adds the companion columns to a detector''s table, without rewriting it, and the trigger that scores every inserted row and every '
-  'row whose features change. Takes an ACCESS EXCLUSIVE lock for an instant.';
+  'row whose features change; with on_replica => true those too that a subscription applies. Takes an ACCESS EXCLUSIVE lock for an instant.';
+
+create function relief._why_not_attachable(relation regclass)
+  returns table (reason text, advice text)
+  language sql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+  select r.reason, ' ' || r.advice
+  from pg_class as c
+  cross join lateral (
+    select format('is a %s', case c.relkind when 'v' then 'view' when 'm' then 'materialized view' when 'f' then 'foreign table' else 'relation' end),
+           null
+    where c.relkind not in ('r', 'p')
+    union all
+    select format('is a typed table, which takes no columns but those of type %s', c.reloftype::regtype),
+           format('Or loosen it from its type: alter table %s not of;', c.oid::regclass)
+    where c.reloftype <> 0
+    union all
+    select format('is a partition of %s, which has the columns', pg_partition_root(c.oid)),
+           format('Or make a detector of %s.', pg_partition_root(c.oid))
+    where c.relispartition
+    union all
+    select format('has the foreign table %s for a partition', min(leaf.relid::text)), null
+    from pg_partition_tree(c.oid) as leaf
+    join pg_class as f on f.oid = leaf.relid and f.relkind = 'f'
+    having count(*) > 0
+    union all
+    select format('has rows in child tables, such as %s, which a trigger on it doesn''t see', min(i.inhrelid::regclass::text)),
+           'Or make detectors of the child tables.'
+    from pg_inherits as i
+    where i.inhparent = c.oid and c.relkind = 'r'
+    having count(*) > 0
+  ) as r (reason, advice)
+  where c.oid = relation
+  limit 1
+$$;
+comment on function relief._why_not_attachable(regclass) is
+  'Returns why a relation can''t have companion columns and a trigger that sees all its rows, and what else to do; no row if it can.';
 
 create function relief._require_attachable(d relief.detector)
   returns void
@@ -53,15 +94,14 @@ create function relief._require_attachable(d relief.detector)
   set search_path = pg_catalog, pg_temp
 as $$
 declare
-  kind text;
+  reason text;
+  advice text;
   holder text;
 begin
-  select case c.relkind when 'v' then 'view' when 'm' then 'materialized view' when 'f' then 'foreign table' else 'relation' end into kind
-  from pg_class as c
-  where c.oid = d.relation and c.relkind not in ('r', 'p');
+  select r.reason, r.advice into reason, advice from relief._why_not_attachable(d.relation) as r;
   if found then
-    raise exception 'detector "%" cannot be attached: % is a %', d.name, d.relation, kind
-      using errcode = 'wrong_object_type', hint = 'Score it in queries: select relief_score(o) from … as o.';
+    raise exception 'detector "%" cannot be attached: % %', d.name, d.relation, reason
+      using errcode = 'wrong_object_type', hint = concat('Score it in queries: select relief_score(o) from … as o.', advice);
   end if;
   select t.tgname into holder
   from pg_trigger as t
