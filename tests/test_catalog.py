@@ -52,6 +52,7 @@ UNPINNED = {
     "relief._contributions": "pure Python, no SQL; a setting would cost a microsecond a row",
     "relief._judge": "pure Python, no SQL; a setting would cost a microsecond a row",
     "relief._explanation": "pure Python, no SQL; a setting would cost a microsecond a row",
+    "relief._float8": "a parsed body, whose names are resolved; a setting would forbid to inline it",
     "relief._scaled": "a parsed body, whose names are resolved; a setting would forbid to inline it",
     "relief.backfill": "a procedure that commits can't have a setting",
 }
@@ -69,6 +70,8 @@ PUBLIC = {
     "text,text,double precision[],double precision,double precision,double precision[],text,double precision[])",
     # The history of one entity, for the judgement functions: not to be listed, and by a detector's number alone.
     "relief._levels(integer,text,smallint)",
+    # A pure function, where a feature is numeric.
+    "relief._float8(numeric)",
     "relief._no_model(text)",
 }
 

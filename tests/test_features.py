@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 from helpers.database import Database, query, refused, value
 from helpers.forests import add_model, fetch_features, stump
@@ -212,3 +213,49 @@ def test_departure_from_a_constant_history_and_infinities_deviate_most(shared: C
         assert (told["z"], told["robust"]) == (expected, expected)
     assert _judge(shared, 2.0, None, 1)["deviation"] == {"state": "warming up"}
     assert _judge(shared, None, 1.0, 1)["deviation"] == {"x": None}
+
+
+def test_numbers_beyond_doubles_moments_without_end_and_nan_are_decided(shop: Connection) -> None:
+    """A numeric beyond a double is an infinity, too small a one 0; NaN and parts of an infinite moment are missing."""
+    query(
+        shop,
+        "create table shop.extreme (n numeric, r real, d float8, m money, t timestamp, i interval, c time, b boolean)",
+    )
+    query(
+        shop,
+        """
+        insert into shop.extreme values
+          (1e400, 'Infinity', 1e308, '-92233720368547758.08', 'infinity', '-1 day', '24:00', true),
+          (-1e400, '-Infinity', -1e308, 0.5, '-infinity', '178000000 years', '0:00', false),
+          ('NaN', 'NaN', 'NaN', null, '2026-01-01 23:59:59', '0', null, null),
+          ('Infinity', 1e-45, 5e-324, 1, null, null, null, null),
+          (1e-400, 0, '-0', 1, null, null, null, null),
+          (1.7976931348623157e308, 0, 0, 1, null, null, null, null)
+        """,
+    )
+    features = ["n", "r", "d", "m", "extract(hour from t) AS hour", "extract(epoch from t) AS seconds", "i", "c", "b"]
+    query(shop, "select relief.create_detector('extreme', 'shop.extreme', %s)", features)
+    nan, inf = math.nan, math.inf
+    expected = [
+        [inf, inf, 1e308, -92233720368547758.08, nan, inf, -86400.0, 86400.0, 1.0],
+        [-inf, -inf, -1e308, 0.5, nan, -inf, 178000000 * 31557600.0, 0.0, 0.0],
+        [nan, nan, nan, nan, 23.0, 1767311999.0, 0.0, nan, nan],
+        [inf, 1.401298464324817e-45, 5e-324, 1.0, nan, nan, nan, nan, nan],
+        [0.0, 0.0, -0.0, 1.0, nan, nan, nan, nan, nan],
+        [1.7976931348623157e308, 0.0, 0.0, 1.0, nan, nan, nan, nan, nan],
+    ]
+    np.testing.assert_array_equal(fetch_features(shop, "extreme"), expected)
+    add_model(shop, "extreme", stump(["n", "r", "d", "m", "hour", "seconds", "i", "c", "b"]))
+    query(shop, "select relief.promote('extreme')")
+    query(shop, "select relief.attach('extreme')")
+    query(shop, "insert into shop.extreme (n, d) values (1e400, 1), (-1e400, 1), ('NaN', 1)")
+    assert query(shop, "select relief_anomaly_score from shop.extreme where d = 1") == [0.125, 0.5, 0.5]
+
+
+def test_a_numeric_feature_is_inlined_into_the_query(shop: Connection) -> None:
+    query(shop, "select relief.create_detector('parcel', 'shop.parcel', '{price}')")
+    add_model(shop, "parcel", stump(["price"]))
+    query(shop, "select relief.promote('parcel')")
+    plan = "\n".join(query(shop, "explain verbose select shop.relief_score(p) from shop.parcel as p"))
+    assert "relief._score(" in plan
+    assert "relief._float8(" not in plan

@@ -122,7 +122,7 @@ INJECTIONS = [
     "null",
     "'1'",
     "true",
-    "a > b",
+    "row(a, b)",
     "now()",
     "array[a]",
     "zz",

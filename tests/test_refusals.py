@@ -12,7 +12,7 @@ from helpers.shop import FEATURES, make_orders
 from psycopg import Connection
 from relief_runtime.document import checksum
 
-COLUMNS = "The columns are: id, a, b, note, at, gen, day, flag, span."
+COLUMNS = "The columns are: id, a, b, note, at, gen, day, body."
 ONE_ROW = "A feature is one expression over one row: columns, operators, and functions that are immutable or stable."
 
 
@@ -23,12 +23,13 @@ def shop(module_database: Database) -> Connection:
     query(
         connection,
         "alter table shop.orders add column at timestamptz, add column gen integer generated always as (a + 1) stored, "
-        "add column day date, add column flag boolean, add column span interval",
+        "add column day date, add column body jsonb",
     )
     query(connection, "create table shop.empty ()")
     wide = ", ".join(f"c{number} integer" for number in range(101))
     query(connection, f"create table shop.wide ({wide})")
-    query(connection, "create domain shop.yes as boolean")
+    query(connection, "create domain shop.holiday as date")
+    query(connection, "set timezone = 'Europe/Berlin'")
     return connection
 
 
@@ -64,13 +65,30 @@ FEATURE_REFUSALS = [
         "write its expression instead",
     ),
     ("note", "42804", 'feature "note" of table shop.orders is of type text, not a number', "such as length(…)"),
-    ("flag", "42804", 'feature "flag" of table shop.orders is of type boolean, not a number', "Write (flag)::integer."),
-    ("flag::shop.yes", "42804", "is of type shop.yes, not a number", "Write (flag::shop.yes)::integer."),
-    ("at", "42804", "is of type timestamp with time zone, not a number", "such as extract(hour from at) AS hour."),
-    ("day", "42804", "is of type date, not a number", "such as extract(hour from day) AS hour."),
-    ("span", "42804", "is of type interval, not a number", "such as extract(hour from span) AS hour."),
+    (
+        "at",
+        "42804",
+        'feature "at" of table shop.orders is of type timestamp with time zone, not a number',
+        "A moment never comes again; write what recurs: extract(hour from at at time zone 'Europe/Berlin') AS hour",
+    ),
+    (
+        "at + interval '1 h'",
+        "42804",
+        "is of type timestamp with time zone, not a number",
+        "extract(hour from (at + interval '1 h') at time zone 'Europe/Berlin') AS hour",
+    ),
+    (
+        "day + time '1:00'",
+        "42804",
+        "is of type timestamp without time zone, not a number",
+        "extract(hour from (day + time '1:00')) AS hour",
+    ),
+    ("day", "42804", "is of type date, not a number", "extract(isodow from day) AS weekday"),
+    ("day::shop.holiday", "42804", "is of type shop.holiday", "extract(isodow from (day::shop.holiday)) AS weekday"),
+    ("body", "42804", "is of type jsonb, not a number", "(body ->> 'key')::numeric AS key"),
+    ("body::json", "42804", "is of type json, not a number", "((body::json) ->> 'key')::numeric AS key"),
     ("null", "42804", 'feature "null" of table shop.orders is of type text, not a number', "such as length(…)"),
-    ("array[a]", "42804", "is of type integer[], not a number", "such as length(…)"),
+    ("array[a]", "42804", "is of type integer[], not a number", "cardinality((array[a])) AS count"),
     ("a AS " + "x" * 64, "42602", "of table shop.orders needs a name of 1 to 63 bytes", "Name it: a AS short_name"),
     ("a + " * 20 + "a", "42602", "of table shop.orders needs a name of 1 to 63 bytes", "a AS short_name"),
     ("a AS error", "42939", 'a feature of table shop.orders is named "error"', "write expression AS another_name"),
@@ -94,7 +112,12 @@ DETECTOR_REFUSALS: dict[str, tuple[str, str, str, str]] = {
     "no table": ("'x', null, '{a}'", "22004", 'detector "x" has no table', "such as 'public.orders'"),
     "unknown table": ("'x', 'shop.order', '{a}'", "42P01", 'relation "shop.order" does not exist', ""),
     "no features": ("'x', 'shop.orders', '{}'", "22023", 'detector "x" has no features', "table shop.orders: id, a"),
-    "null features": ("'x', 'shop.orders', null", "22023", 'detector "x" has no features', "Name columns or"),
+    "nothing to suggest": (
+        "'x', 'shop.empty'",
+        "22023",
+        'table shop.empty has no column that makes a feature of detector "x"',
+        "See why: select * from relief.suggest_features('shop.empty');",
+    ),
     "a null feature": ("'x', 'shop.orders', '{a, null}'", "22023", 'detector "x" has no features', "Name columns"),
     "both": (
         "'x', 'shop.orders', '{a}', contamination => 0.1, threshold => 0.6",

@@ -3,10 +3,11 @@
 create type relief._feature as (
   name          text,
   expression    text,
+  value         text,
   columns       smallint[],
   parallel_safe boolean
 );
-comment on type relief._feature is 'A feature that passed every check, with the columns that it reads.';
+comment on type relief._feature is 'A feature that passed every check, with the text that computes its number, and the columns that it reads.';
 
 create function relief._column_list(relation regclass)
   returns text
@@ -115,7 +116,8 @@ begin
   select atttypid into strict value_type
   from pg_attribute
   where attrelid = 'pg_temp._relief_probe'::regclass and attnum = 1;
-  perform relief._require_number(feature, relation, value_type);
+  checked.value := relief._converted(feature, relation, checked.expression, value_type);
+  perform relief._warn_of_stable_functions(feature, relation, tree, checked.columns);
   -- The conditions of a domain may call anything.
   checked.parallel_safe := tree !~ '\{COERCETODOMAIN '
     and not exists (select from relief._called_functions(tree) as called where called.proparallel <> 's');
@@ -142,29 +144,32 @@ as $$
 $$;
 comment on function relief._called_functions(text) is 'Returns the functions, those behind operators included, that a parse tree calls.';
 
-create function relief._require_number(feature text, relation regclass, value_type oid)
+create function relief._warn_of_stable_functions(feature text, relation regclass, tree text, columns smallint[])
   returns void
   language plpgsql
   stable
   set search_path = pg_catalog, pg_temp
 as $$
 declare
-  base_type oid := value_type;
+  called text;
+  moment text;
 begin
-  while (select typtype = 'd' from pg_type where oid = base_type) loop
-    select typbasetype into strict base_type from pg_type where oid = base_type;
-  end loop;
-  if base_type = any ('{smallint, integer, bigint, numeric, real, double precision}'::regtype[]) then
+  select f.oid::regprocedure into called from relief._called_functions(tree) as f where f.provolatile = 's' limit 1;
+  if not found then
     return;
   end if;
-  raise exception 'feature "%" of table % is of type %, not a number', feature, relation, format_type(value_type, null)
-    using errcode = 'datatype_mismatch',
-          hint = case
-            when base_type = 'boolean'::regtype then format('Write (%s)::integer.', feature)
-            when base_type = any ('{date, timestamp, timestamptz, time, timetz, interval}'::regtype[])
-              then format('Write a number that means something, such as extract(hour from %s) AS hour.', feature)
-            else 'Write an expression that gives a number, such as length(…), or leave the column out.'
-          end;
+  select quote_ident(a.attname) into moment
+  from pg_attribute as a
+  where a.attrelid = relation and a.attnum = any (columns) and relief._base_type(a.atttypid) = 'timestamptz'::regtype
+  order by a.attnum
+  limit 1;
+  raise warning 'feature "%" of table % calls %, which is not immutable: its value may depend on the session', feature, relation, called
+    using hint = case
+      when moment is not null then
+        format('Say where the clock hangs: %s at time zone %L instead of %s.', moment, current_setting('TimeZone'), moment)
+      else 'The same row may get another score in another session, or later; an immutable function gives it the same one always.'
+    end;
 end
 $$;
-comment on function relief._require_number(text, regclass, oid) is 'Raises an error unless a feature''s type is a number or a domain over one.';
+comment on function relief._warn_of_stable_functions(text, regclass, text, smallint[]) is
+  'Warns of a feature that calls a stable function, such as one that looks at the session''s time zone.';

@@ -172,8 +172,8 @@ begin
   from unnest(d.columns) with ordinality as c (name, n)
   join pg_attribute as a on a.attrelid = d.relation and a.attname = c.name;
 
-  select string_agg(format(E'  (%s\n  )::pg_catalog.float8', f.expression), E',\n' order by f.n) into strict numbers
-  from unnest(features) with ordinality as f (name, expression, columns, parallel_safe, n);
+  select string_agg('  ' || f.value, E',\n' order by f.n) into strict numbers
+  from unnest(features) with ordinality as f (name, expression, value, columns, parallel_safe, n);
 
   -- CREATE, never OR REPLACE: a function that is there already is somebody's.
   statement := format($sql$

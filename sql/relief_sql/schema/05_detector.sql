@@ -3,7 +3,7 @@
 create function relief.create_detector(
     name text,
     relation regclass,
-    features text[],
+    features text[] default null,
     contamination double precision default null,
     threshold double precision default null,
     time_column name default null,
@@ -29,6 +29,7 @@ declare
   d relief.detector;
 begin
   perform relief._require_detector_options(name, relation, features, contamination, threshold, time_column, on_error);
+  features := coalesce(features, relief._suggested_features(name, relation, time_zone));
   perform relief._require_profile_options(
     name, relation, time_column, entity, season, verdict, deviation_threshold, min_history, profile_window, scale, time_zone, cardinality(features));
   if score_function then
@@ -58,7 +59,7 @@ begin
   end if;
   insert into relief.feature (detector_id, position, name, expression, scale)
   select d.id, f.n, f.name, f.expression, coalesce(scale[f.n], 'auto')
-  from unnest(checked) with ordinality as f (name, expression, columns, parallel_safe, n);
+  from unnest(checked) with ordinality as f (name, expression, value, columns, parallel_safe, n);
 
   perform relief._create_features(d, checked, name_path);
   perform relief._create_verdict(d);
@@ -71,7 +72,7 @@ $$;
 comment on function relief.create_detector(text, regclass, text[], double precision, double precision, name, text, name[], text, text,
                                            double precision, integer, interval, text[], text, boolean, text) is
   'Makes a detector: a name for a table and the features by which its rows are compared, each an expression, AS a name where it isn''t '
-  'a column. contamination is the share of rows to flag (0.01 unless a fixed threshold is given). on_error is pass or raise. '
+  'a column; those of relief.suggest_features if none are given. contamination is the share of rows to flag (0.01 unless a fixed threshold is given). on_error is pass or raise. '
   'entity names the columns of the thing a row is about, season is hour_of_day, day_of_week or hour_of_week of time_column: rows are '
   'compared with the history of the same. verdict is score, deviation, either or both. scale gives each feature auto, linear or log. '
   'score_function => false leaves relief_score(row) to another detector of the table. Names in expressions are looked up in name_path.';
@@ -84,8 +85,6 @@ create function relief._require_detector_options(
   set search_path = pg_catalog, pg_temp
 as $$
 #variable_conflict use_variable
-declare
-  owner name;
 begin
   if name is null or name = '' or octet_length(name) > 63 then
     raise exception 'detector name "%" is not of 1 to 63 bytes', name
@@ -95,14 +94,12 @@ begin
     raise exception 'detector "%" has no table', name
       using errcode = 'null_value_not_allowed', hint = 'Give the table as the second argument, such as ''public.orders''.';
   end if;
-  select pg_get_userbyid(relowner) into owner from pg_class where oid = relation;
-  if not relief._owns(relation, current_user) then
-    raise exception 'must be owner of table %', relation
-      using errcode = 'insufficient_privilege', hint = format('Connect as a role that has the rights of "%s".', owner);
-  end if;
-  if coalesce(cardinality(features), 0) = 0 or array_position(features, null) is not null then
+  perform relief._require_owner(relation);
+  if cardinality(features) = 0 or array_position(features, null) is not null then
     raise exception 'detector "%" has no features', name
-      using errcode = 'invalid_parameter_value', hint = format('Name columns or expressions of table %s: %s.', relation, relief._column_list(relation));
+      using errcode = 'invalid_parameter_value',
+            hint = format('Name columns or expressions of table %s: %s. Or leave features out: those of relief.suggest_features(%L) are taken.',
+                          relation, relief._column_list(relation), relation);
   end if;
   if contamination is not null and threshold is not null then
     raise exception 'detector "%" is given both contamination % and threshold %', name, contamination, threshold
@@ -131,6 +128,42 @@ end
 $$;
 comment on function relief._require_detector_options(text, regclass, text[], double precision, double precision, name, text) is
   'Raises an error for the first option of create_detector that can''t be.';
+
+create function relief._require_owner(relation regclass)
+  returns void
+  language plpgsql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if not relief._owns(relation, current_user) then
+    raise exception 'must be owner of table %', relation
+      using errcode = 'insufficient_privilege',
+            hint = format('Connect as a role that has the rights of "%s".', (select pg_get_userbyid(relowner) from pg_class where oid = relation));
+  end if;
+end
+$$;
+comment on function relief._require_owner(regclass) is 'Raises an error unless the current role has the rights of a table''s owner.';
+
+create function relief._suggested_features(name text, relation regclass, time_zone text)
+  returns text[]
+  language plpgsql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  suggested constant text[] := array(select s.feature from relief.suggest_features(relation, time_zone) as s where s.feature is not null);
+begin
+  if suggested = '{}' then
+    raise exception 'table % has no column that makes a feature of detector "%"', relation, name
+      using errcode = 'invalid_parameter_value', hint = format('See why: select * from relief.suggest_features(%L);', relation);
+  end if;
+  raise notice 'detector "%" compares %', name, array_to_string(suggested, ', ')
+    using hint = format('See why: select * from relief.suggest_features(%L);', relation);
+  return suggested;
+end
+$$;
+comment on function relief._suggested_features(text, regclass, text) is 'Returns the features of a detector for which none are given, and tells them.';
 
 create function relief._require_profile_options(
     name text, relation regclass, time_column name, entity name[], season text, verdict text, deviation_threshold double precision,

@@ -99,21 +99,6 @@ comment on policy owner on relief.label is 'Follows the detector.';
 
 -- Where a row belongs. These texts are made of quoted identifiers and literals alone.
 
-create function relief._base_type(type oid)
-  returns oid
-  language sql
-  stable
-  set search_path = pg_catalog, pg_temp
-as $$
-  with recursive based as (
-    select t.oid, t.typbasetype from pg_type as t where t.oid = type
-    union all
-    select t.oid, t.typbasetype from based as b join pg_type as t on t.oid = b.typbasetype
-  )
-  select b.oid from based as b where b.typbasetype = 0
-$$;
-comment on function relief._base_type(oid) is 'Returns the type that a domain is over, through domains over domains; any other type itself.';
-
 create function relief._stable_text(relation regclass, column_name name, row_name text)
   returns text
   language sql

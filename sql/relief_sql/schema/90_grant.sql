@@ -53,5 +53,6 @@ grant execute on function
   relief._levels(integer, text, smallint),
   relief._score(text, text, double precision[], text[]),
   relief._document(text),
+  relief._float8(numeric),
   relief._no_model(text)
   to public;
