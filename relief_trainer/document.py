@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from relief_runtime import document as runtime_document
-from relief_runtime.document import PROBABILITIES
+from relief_runtime.ordinary import PROBABILITIES
 from sklearn.ensemble import IsolationForest
 
 Floats = npt.NDArray[np.float64]

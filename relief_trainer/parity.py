@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,8 +9,9 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 from relief_runtime import document as runtime_document
-from relief_runtime.forest import Forest, compile_scoring
-from relief_runtime.trees import find_leaf
+from relief_runtime.forest import Forest
+from relief_runtime.packed import Packed, checksum, pack, unpack
+from relief_runtime.trees import Leaves, compile_block
 from sklearn.ensemble import IsolationForest
 
 from relief_trainer.document import serialize
@@ -40,10 +40,16 @@ def to_float32(rows: Floats) -> npt.NDArray[np.float32]:
 
 def runtime_scores(document_text: str, rows: Floats) -> Floats:
     """Return the runtime's scores of rows, in (0, 1], higher = more anomalous; NaN where every feature is missing."""
-    forest = Forest(runtime_document.read(document_text, runtime_document.checksum(document_text)))
+    forest = Forest(as_server_keeps(document_text))
     return np.array(
         [np.nan if score is None else score for score in map(forest.score, rows.tolist())], dtype=np.float64
     )
+
+
+def as_server_keeps(document_text: str) -> Packed:
+    """Return a document's forest in the form in which the server scores with it."""
+    content = pack(runtime_document.read(document_text, runtime_document.checksum(document_text)))
+    return unpack(content, checksum(content))
 
 
 def check(forest: IsolationForest, document: Mapping[str, Any], rows: Floats) -> None:
@@ -73,17 +79,16 @@ def check(forest: IsolationForest, document: Mapping[str, Any], rows: Floats) ->
 
 def count_wrong_leaves(forest: IsolationForest, document: Mapping[str, Any], rows: Floats) -> int:
     """Return how often, over all trees, walking and compiled code find another leaf than scikit-learn does."""
-    numbered = _number_leaves(document)
-    text = serialize(numbered)
-    trees = runtime_document.read(text, runtime_document.checksum(text)).trees
+    trees = as_server_keeps(serialize(document)).trees
     seen = to_float32(rows)
     as_lists = rows.tolist()
     wrong = 0
-    for tree, estimator, columns in zip(trees, forest.estimators_, forest.estimators_features_, strict=True):
-        leaves = estimator.tree_.apply(np.ascontiguousarray(seen[:, columns]))
-        compiled = compile_scoring([tree])
-        wrong += int(np.sum(leaves != np.array([find_leaf(tree, row) for row in as_lists])))
-        wrong += int(np.sum(leaves != np.array([compiled(0.0, row) for row in as_lists])))
+    numbers = Leaves(range(len(trees.features)), lambda _, leaf: leaf, "", lambda leaf: [f"leaf = {leaf:d}"], "leaf")
+    for root, estimator, columns in zip(trees.roots, forest.estimators_, forest.estimators_features_, strict=True):
+        leaves = root + estimator.tree_.apply(np.ascontiguousarray(seen[:, columns]))
+        compiled = compile_block(trees, [root], numbers)
+        wrong += int(np.sum(leaves != np.array([trees.find_leaf(root, row) for row in as_lists])))
+        wrong += int(np.sum(leaves != np.array([compiled(None, row) for row in as_lists])))
     return wrong
 
 
@@ -110,17 +115,6 @@ def rows_beside_thresholds(document: Mapping[str, Any], rows: Floats, count: int
             beside = (values[split], np.nextafter(values[split], -np.inf), np.nextafter(values[split], np.inf))
             row[features[split]] = generator.choice([*beside, *beside, np.inf, -np.inf, np.nan])
     return picked
-
-
-def _number_leaves(document: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a document whose leaves hold their own node number instead of a path length."""
-    numbered = copy.deepcopy(dict(document))
-    for tree in numbered["trees"]:
-        tree["value"] = [
-            float(node) if feature < 0 else value
-            for node, (feature, value) in enumerate(zip(tree["feature"], tree["value"], strict=True))
-        ]
-    return numbered
 
 
 def _as_fitted(forest: IsolationForest, rows: npt.NDArray[np.float32]) -> Any:

@@ -103,6 +103,7 @@ order by s.position;
 
 -- name: rule
 select relief._rule(d, null::relief.model) as rule,
+       exists (select from relief.profile as p where p.detector_id = d.id and p.entity = '' and p.season = -1) as has_history,
        (select r.refreshed_at from relief.refresh as r where r.detector_id = d.id) is null as never_refreshed
 from relief.detector as d
 where d.name = {name};

@@ -203,6 +203,5 @@ def deviations(connection: Connection, detector: Detector, profile: dict[str, di
     farthest = []
     with connection.cursor() as cursor:
         for drawn in cursor.execute(query("sample_levels", detector_id=detector.id, rows=JUDGED_ROWS)):
-            levels = drawn["levels"] or own
-            farthest.append(judgement.farthest(rule, drawn["numbers"], levels))
+            farthest.append(rule.farthest(drawn["numbers"], drawn["levels"] if row["has_history"] else own))
     return np.array([np.nan if far is None else far for far in farthest], dtype=np.float64)

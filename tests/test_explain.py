@@ -15,13 +15,14 @@ from helpers.profiles import create, refresh, train_small
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from psycopg.rows import dict_row
-from relief_runtime.document import checksum, read
+from relief_runtime.document import checksum
 from relief_runtime.explain import Explainer
 from relief_runtime.forest import Forest
 from relief_runtime.trees import WALKED_ROWS
 from sklearn.ensemble import IsolationForest
 
 from relief_trainer.document import Feature, Ordinary, Threshold, build, serialize
+from relief_trainer.parity import as_server_keeps
 
 COLUMNS = "feature, value, expected, z, robust, level, contribution, share, baseline, sentence"
 cell = st.none() | st.floats(-4, 4) | st.sampled_from([float("nan"), float("inf"), float("-inf"), 1e308, 0.0])
@@ -47,7 +48,7 @@ def mean_path_length(document: dict[str, Any], score: float) -> float:
 @given(st.data(), st.integers(1, 5), st.integers(1, 25), st.integers(0, 1000), st.booleans())
 def test_baseline_and_contributions_are_the_mean_path_length(data, features, trees, seed, missing) -> None:
     text = grown(features, trees, seed, missing)
-    explainer, forest = Explainer(checksum(text), text), Forest(read(text, checksum(text)))
+    explainer, forest = Explainer(checksum(text), text), Forest(as_server_keeps(text))
     for row in data.draw(st.lists(st.lists(cell, min_size=features, max_size=features), min_size=1, max_size=5)):
         parts = explainer.contributions(row)
         score = forest.score(row)

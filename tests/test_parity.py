@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -14,32 +13,33 @@ from helpers import benchmark_sets
 from helpers.database import Database, query
 from helpers.forests import Trained, fetch_features, train
 from psycopg import Connection
-from relief_runtime.document import checksum
 from sklearn.metrics import roc_auc_score
 
 from relief_trainer import parity
-from relief_trainer.document import serialize
 from relief_trainer.errors import ReliefError
 
 SEEDS = (0, 1, 2)
 
-# Walks and compiles, with the runtime that the install script has put into the server.
+# Walks and compiles, with the runtime that the install script has put into the server and the forest as it is stored.
 LEAVES = """
-create function public.leaves(document text, numbers float8[]) returns integer[] language plpython3u stable as $python$
+create function public.leaves(started text, key text, packed bytea, numbers float8[])
+  returns integer[] language plpython3u stable
+as $python$
     import sys
 
-    forest = sys.modules["relief_runtime.forest"]
-    if SD.get("document") != document:
-        trees = sys.modules["relief_runtime.document"].read(document, args_checksum(document)).trees
-        SD.update(document=document, trees=trees, compiled=[forest.compile_scoring([tree]) for tree in trees])
+    if SD.get("key") != key:
+        trees = sys.modules["relief_runtime.packed"].unpack(packed, key).trees
+        runtime = sys.modules["relief_runtime.trees"]
+        leaves = runtime.Leaves(range(len(trees.features)), None, "", lambda leaf: [f"leaf = {leaf:d}"], "leaf")
+        SD.update(key=key, trees=trees, compiled=[runtime.compile_block(trees, [root], leaves) for root in trees.roots])
     row = [float("nan") if number is None else number for number in numbers]
-    find_leaf = sys.modules["relief_runtime.trees"].find_leaf
-    walked = [find_leaf(tree, row) for tree in SD["trees"]]
-    if walked != [add(0.0, row) for add in SD["compiled"]]:
+    trees = SD["trees"]
+    walked = [trees.find_leaf(root, row) for root in trees.roots]
+    if walked != [find(None, row) for find in SD["compiled"]]:
         plpy.error("walked and compiled trees differ")
-    return [int(leaf) for leaf in walked]
+    return [leaf - root for leaf, root in zip(walked, trees.roots)]
 $python$
-""".replace("args_checksum(document)", 'sys.modules["relief_runtime.document"].checksum(document)')
+"""
 
 
 @pytest.fixture(scope="module")
@@ -58,14 +58,13 @@ def benchmark_set(request: pytest.FixtureRequest, connection: Connection) -> Ite
 
 
 def _assert_same_leaves(connection: Connection, name: str, trained: Trained, rows: npt.NDArray[np.float64]) -> None:
-    numbered = copy.deepcopy(trained.document)
-    for tree in numbered["trees"]:
-        nodes = enumerate(zip(tree["feature"], tree["value"], strict=True))
-        tree["value"] = [float(node) if feature < 0 else value for node, (feature, value) in nodes]
-    text = serialize(numbered)
-    query(connection, "select relief._load(%s, %s)", checksum(text), text)
     call = query(connection, "select relief._features_call(d, 'o') from relief.detector as d where name = %s", name)[0]
-    found = np.array(query(connection, f"select public.leaves(%s, {call}) from public.{name} as o order by id", text))
+    leaves = "public.leaves(relief._start(), m.forest_checksum, m.forest, " + call + ")"
+    stored = (
+        "(select m.* from relief.model as m join relief.detector as d on d.id = m.detector_id "
+        "where d.name = %s order by version desc limit 1)"
+    )
+    found = np.array(query(connection, f"select {leaves} from public.{name} as o, {stored} as m order by o.id", name))
     seen = parity.to_float32(rows)
     pairs = zip(trained.forest.estimators_, trained.forest.estimators_features_, strict=True)
     expected = np.array([tree.tree_.apply(np.ascontiguousarray(seen[:, used])) for tree, used in pairs]).T

@@ -300,17 +300,28 @@ def test_row_that_does_not_fit_the_model_is_refused(orders: Connection) -> None:
 def test_direct_calls_of_the_runtime_cannot_score_with_what_was_not_validated(orders: Connection) -> None:
     with refused("22023", "row cannot be scored"):
         query(orders, "select relief._score('0', '', '{1}', null)")
+    query(orders, "select relief._start()")
+    with refused("22023", "model cannot be loaded: packed forest has checksum"):
+        query(orders, "select relief._load('', '0', 'x')")
+    with refused("22023", "model cannot be loaded: packed forest has an unknown format"):
+        query(orders, "select relief._load('', encode(sha256('x'), 'hex'), 'x')")
+    with refused("22023", "model cannot be explained: model document has checksum"):
+        query(orders, "select relief._load_explainer('', '0', %s)", _changed())
     with refused("22023", "model document has checksum"):
-        query(orders, "select relief._load('0', %s)", _changed())
-    with refused("22023", "model document has checksum"):
-        query(orders, "select relief._load('0', %s, true)", _changed())
+        query(orders, "select relief._pack('', '0', %s)", _changed())
     with refused("22023", "score cannot be explained"):
         query(orders, "select relief._contributions('0', '', '{1}', null)")
-    for rule in (None, "", "x", "[]", "{}", '{"features": 5}'):
-        with refused("22023", "row cannot be judged"):
-            query(orders, "select relief._judge(%s, '', 0.5, 0.4, '{1}', '', '{}')", rule)
-        with refused("22023", "row cannot be explained"):
-            query(orders, "select relief._explanation(%s, '', '{1,1}', 0.5, 0.4, '{1}', '', '{}')", rule)
+    with refused("22023", "row cannot be judged"):
+        query(orders, "select relief._judge('0', '0', '', '{1}', null, '', '{}', true)")
+    with refused("22023", "row cannot be explained"):
+        query(orders, "select relief._explanation('0', '', '{1,1}', '{1}', '', '{}')")
+    with refused("22023", "rule cannot be loaded: rule has checksum"):
+        query(orders, "select relief._load_rule('0', '{}', '')")
+    for rule in ("", "x", "[]", "{}", '{"features": 5}'):
+        with refused("22023", "rule cannot be loaded"):
+            query(orders, "select relief._load_rule(encode(sha256(convert_to(%s, 'UTF8')), 'hex'), %s, '')", rule, rule)
+    with refused("22023", "rule cannot be loaded"):
+        query(orders, "select relief._load_rule('0', null, '')")
     assert value(orders, "select relief._have('0')") is None
 
 

@@ -13,6 +13,8 @@ from relief_runtime import document
 from relief_runtime.document import DocumentError, checksum, read
 from relief_runtime.forest import Forest
 
+from relief_trainer.parity import as_server_keeps
+
 # A tree of five nodes beside a stump: enough structure to break.
 BASE = stump(
     ["x", "y"],
@@ -36,7 +38,7 @@ json_values = st.recursive(
 
 
 def _scores(text: str) -> list[float | None]:
-    forest = Forest(read(text, checksum(text)))
+    forest = Forest(as_server_keeps(text))
     return [forest.score(row) for row in ROWS]
 
 
@@ -190,7 +192,7 @@ def test_a_chain_as_deep_as_the_limit_is_read_and_scored() -> None:
         "rows": [1] * (2 * splits + 1),
     }
     text = _with(trees=[chain])
-    forest = Forest(read(text, checksum(text)))
+    forest = Forest(as_server_keeps(text))
     assert forest.score([-1.0, 0.0]) == 0.5
     # Rows enough to reach the compilation, which leaves a tree of this depth alone.
     assert {forest.score([1.0, 0.0]) for _ in range(400)} == {0.5}

@@ -13,10 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from relief_runtime import session
 from relief_runtime.document import checksum, read
-from relief_runtime.forest import Forest, compile_scoring
-from relief_runtime.trees import MAX_COMPILED_DEPTH, TREES_PER_BLOCK, WALKED_ROWS, find_leaf
+from relief_runtime.forest import Forest
+from relief_runtime.packed import MAGIC, PackedError, pack, unpack
+from relief_runtime.packed import checksum as packed_checksum
+from relief_runtime.trees import MAX_COMPILED_DEPTH, TREES_PER_BLOCK, WALKED_ROWS, Leaves, compile_block
 
 from relief_trainer.document import average_path_length, exact_thresholds
+from relief_trainer.parity import as_server_keeps
 
 FEATURES = 3
 NAN = float("nan")
@@ -49,8 +52,7 @@ rows = st.lists(st.integers(-3, 3).map(float) | st.floats() | st.none(), min_siz
 
 
 def _forest(content: dict[str, Any]) -> Forest:
-    text = json.dumps(content)
-    return Forest(read(text, checksum(text)))
+    return Forest(as_server_keeps(json.dumps(content)))
 
 
 def _walk(tree: dict[str, list[Any]], row: list[float | None]) -> float:
@@ -74,17 +76,20 @@ def _walk(tree: dict[str, list[Any]], row: list[float | None]) -> float:
 def test_walked_and_compiled_trees_find_the_leaf_that_the_document_describes(
     grown: list[dict[str, list[Any]]], examples: list[list[float | None]]
 ) -> None:
-    text = json.dumps(stump(["x", "y", "z"], trees=grown))
-    roots = read(text, checksum(text)).trees
-    compiled = compile_scoring(roots)
+    trees = as_server_keeps(json.dumps(stump(["x", "y", "z"], trees=grown))).trees
+    numbers = Leaves(
+        range(len(trees.features)),
+        lambda total, leaf: [*total, leaf],
+        "leaves = total",
+        lambda leaf: [f"leaves += [{leaf:d}]"],
+        "leaves",
+    )
+    compiled = compile_block(trees, trees.roots, numbers)
     for row in examples:
         floats = [NAN if value is None else value for value in row]
-        expected = [_walk(tree, row) for tree in grown]
-        assert [find_leaf(root, floats) for root in roots] == expected
-        total = 0.0
-        for length in expected:
-            total += length
-        assert compiled(0.0, floats) == total
+        walked = [trees.find_leaf(root, floats) for root in trees.roots]
+        assert compiled([], floats) == walked
+        assert [trees.thresholds[leaf] for leaf in walked] == [_walk(tree, row) for tree in grown]
 
 
 @given(st.lists(trees(3), min_size=11, max_size=25), rows)
@@ -129,7 +134,7 @@ def test_categories_are_refused_as_long_as_no_model_has_them() -> None:
         _forest(stump(["x"])).score([1.0], ["red"])
     category = [{"name": "x", "expression": "x", "kind": "category"}]
     with pytest.raises(ValueError, match="numbers alone"):
-        _forest({**stump(["x"]), "features": category}).score([1.0])
+        _forest({**stump(["x"]), "features": category})
 
 
 def test_forest_of_one_training_row_scores_one_half() -> None:
@@ -148,24 +153,51 @@ def test_tree_too_deep_to_compile_is_walked_on() -> None:
     assert {forest.score([-5.0]) for _ in range(WALKED_ROWS + 5)} == {0.5}
 
 
+def _packed(content: dict[str, Any]) -> tuple[str, bytes]:
+    text = json.dumps(content)
+    packed = pack(read(text, checksum(text)))
+    return packed_checksum(packed), packed
+
+
 def test_session_forgets_the_model_used_longest_ago(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(session, "_forests", {})
-    texts = [json.dumps(stump(["x"], split=float(n))) for n in range(session.MODELS_KEPT + 1)]
-    keys = [checksum(text) for text in texts]
-    for key, text in zip(keys[:-1], texts[:-1], strict=True):
-        session.load(key, text)
+    models = [_packed(stump(["x"], split=float(n))) for n in range(session.MODELS_KEPT + 1)]
+    keys = [key for key, _ in models]
+    for key, packed in models[:-1]:
+        session.load(key, packed)
     session.score(keys[0], [1.0], None)
-    session.load(keys[-1], texts[-1])
+    session.load(*models[-1])
     assert session.have(keys[0])
     assert not session.have(keys[1])
     assert [session.have(key) for key in keys[2:]] == [True] * (session.MODELS_KEPT - 1)
 
 
-def test_session_keeps_nothing_of_a_refused_document(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_session_keeps_nothing_of_a_forest_with_another_checksum(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(session, "_forests", {})
-    with pytest.raises(ValueError, match="checksum"):
-        session.load("0", json.dumps(stump(["x"])))
+    with pytest.raises(PackedError, match="packed forest has checksum"):
+        session.load("0", _packed(stump(["x"]))[1])
     assert not session.have("0")
+
+
+@given(st.lists(trees(), min_size=1, max_size=3), st.data())
+def test_packed_forest_that_is_changed_anywhere_is_refused_or_still_ends_each_walk(
+    grown: list[dict[str, list[Any]]], data: st.DataObject
+) -> None:
+    _, packed = _packed(stump(["x", "y", "z"], trees=grown))
+    at = data.draw(st.integers(0, len(packed) - 1))
+    for changed in (packed[:at], packed + b"0", packed[:at] + data.draw(st.binary(max_size=9)) + packed[at + 1 :]):
+        try:
+            forest = Forest(unpack(changed, packed_checksum(changed)))
+            score = forest.score([1.0, 2.0, None])
+            assert score is None or isinstance(score, float)
+        except (PackedError, LookupError, ArithmeticError, ValueError):
+            continue
+
+
+def test_packed_forest_of_another_format_is_refused() -> None:
+    content = b"x" * (len(MAGIC) + 100)
+    with pytest.raises(PackedError, match="unknown format"):
+        unpack(content, packed_checksum(content))
 
 
 LARGEST = float(np.finfo(np.float32).max)

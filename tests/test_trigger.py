@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
+
 import pytest
 from helpers.database import Database, query, refused, value
 from helpers.forests import add_model, stump, told, train
@@ -166,8 +168,8 @@ def test_change_by_an_earlier_trigger_is_what_is_scored(attached: Connection) ->
             "function shop._relief_features_orders(text, double precision)",
         ),
         (
-            "drop function shop._relief_verdict_orders",
-            "function shop._relief_verdict_orders(double precision[], text[])",
+            "drop function shop._relief_judgement_orders",
+            "function shop._relief_judgement_orders(double precision[], text[], text, smallint, boolean)",
         ),
         (
             "drop function shop._relief_features_orders",
@@ -193,24 +195,19 @@ def test_insert_survives_a_changed_table_and_tells_why(
     assert value(attached, "select result from relief.check() where \"check\" = 'detector orders'") != "ok"
 
 
-@pytest.mark.parametrize(("verdict", "flag"), [("either", True), ("score", True), ("deviation", None), ("both", None)])
-def test_row_that_can_not_be_judged_keeps_its_score(database: Database, verdict: str, flag: bool | None) -> None:
-    connection = database.superuser
-    make_orders(connection, verdict=verdict)
-    add_model(connection, "orders", stump(FEATURES))
-    query(connection, "select relief.promote('orders')")
-    query(connection, "select relief.attach('orders')")
-    query(connection, "drop function shop._relief_judgement_orders")
-    score, flagged, told_why, version = _insert(connection, "(-2, 1)")[0]
-    assert (score, flagged, version) == (0.5, flag, 1)
-    assert "function shop._relief_judgement_orders(double precision, double precision" in told_why["error"]
-    assert value(connection, "select result from relief.check() where \"check\" = 'detector orders'") != "ok"
-
-
 def test_row_that_can_not_be_judged_is_refused_under_policy_raise(strict: Connection) -> None:
     query(strict, "drop function shop._relief_judgement_orders")
-    with refused("42883", "function shop._relief_judgement_orders(double precision, double precision"):
+    with refused(
+        "42883", "function shop._relief_judgement_orders(double precision[], text[], text, smallint, boolean)"
+    ):
         _insert(strict, "(-2, 1)")
+
+
+def test_companion_column_of_another_type_is_filled_where_the_value_fits(attached: Connection) -> None:
+    query(attached, "alter table shop.orders alter relief_anomaly_score type numeric(4, 3)")
+    assert _insert(attached, "(-2, 1)")[0][0] == Decimal("0.500")
+    query(attached, "alter table shop.orders alter relief_model_version type date using null")
+    assert _insert(attached, "(-2, 1)")[0][0] is None
 
 
 @pytest.mark.parametrize("column", COMPANIONS.split(", "))

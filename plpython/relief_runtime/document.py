@@ -29,13 +29,12 @@ from __future__ import annotations
 from math import isfinite
 
 from relief_runtime.light import parse_json, sha256
+from relief_runtime.ordinary import PROBABILITIES
+from relief_runtime.trees import INFINITY, Trees
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
-
-    # A leaf is the path length that it adds; a split is (feature, threshold, left, right, missing goes left).
-    Node = float | tuple[int, float, Any, Any, int]
 
 FORMAT = 1
 MAX_CHARACTERS = 64 * 1024 * 1024
@@ -45,14 +44,6 @@ MAX_FEATURES = 1_600
 MAX_ROWS = 2**40
 KINDS = ("number", "category")
 ORIGINS = ("contamination", "fixed")
-INFINITY = float("inf")
-# Where the quantiles of scores and deviations of ordinary rows are taken: finer towards the top, where severity counts.
-PROBABILITIES = (
-    *(i / 100 for i in range(99)),
-    *(0.99 + i / 1000 for i in range(9)),
-    *(0.999 + i / 10000 for i in range(10)),
-    1.0,
-)
 
 
 class DocumentError(ValueError):
@@ -60,13 +51,13 @@ class DocumentError(ValueError):
 
 
 class Document:
-    """What scoring needs of a model document: trees, their number of nodes, the features' kinds and encoders."""
+    """What a model document tells of its forest: trees, each node's training rows, the features' kinds and encoders."""
 
     def __init__(
-        self, trees: list[Node], nodes: int, kinds: list[str], encoders: dict[str, Any], path_length_divisor: float
+        self, trees: Trees, rows: list[int], kinds: list[str], encoders: dict[str, Any], path_length_divisor: float
     ) -> None:
         self.trees = trees
-        self.nodes = nodes
+        self.rows = rows
         self.kinds = kinds
         self.encoders = encoders
         self.path_length_divisor = path_length_divisor
@@ -102,17 +93,18 @@ def read(text: str, expected_checksum: str) -> Document:
     if threshold.get("origin") not in ORIGINS:
         raise DocumentError(f"the threshold's origin {threshold.get('origin')!r} is not one of {', '.join(ORIGINS)}")
     _check_ordinary(content.get("ordinary"))
-    nodes = 0
-    roots = []
+    roots: list[int] = []
+    parts: tuple[list[Any], ...] = ([], [], [], [], [])
     for position, tree in enumerate(trees):
         if type(tree) is not dict:
             raise DocumentError(f"tree {position} of the model document is not an object")
-        root, size = _read_tree(tree, position, len(kinds))
-        nodes += size
-        if nodes > MAX_NODES:
+        roots.append(len(parts[0]))
+        for part, of_tree in zip(parts, _read_tree(tree, position, len(kinds))):
+            part += of_tree
+        if len(parts[0]) > MAX_NODES:
             raise DocumentError(f"model document has more than {MAX_NODES} nodes")
-        roots.append(root)
-    return Document(roots, nodes, kinds, encoders, divisor * len(roots))
+    *nodes, rows = parts
+    return Document(Trees(roots, *nodes), rows, kinds, encoders, divisor * len(trees))
 
 
 def _parse(text: str) -> dict[str, Any]:
@@ -191,8 +183,8 @@ def _read_values(features: list[int], values: list[Any], position: int) -> list[
     return values if kinds == {float} else [INFINITY if value is None else float(value) for value in values]
 
 
-def _read_tree(tree: dict[str, Any], position: int, feature_count: int) -> tuple[Node, int]:
-    """Return the root of a tree as nested tuples, and its number of nodes."""
+def _read_tree(tree: dict[str, Any], position: int, feature_count: int) -> tuple[list[Any], ...]:
+    """Return of each node of a tree the feature, the threshold, the step, where missing values go, and the rows."""
     lists: list[Any] = [tree.get(name) for name in ("feature", "value", "missing_left", "rows")]
     if any(type(part) is not list for part in lists):
         raise DocumentError(f'tree {position} lacks a list "feature", "value", "missing_left" or "rows"')
@@ -205,15 +197,22 @@ def _read_tree(tree: dict[str, Any], position: int, feature_count: int) -> tuple
         raise DocumentError(f'"missing_left" of tree {position} is not all 0 or 1')
     if set(map(type, rows)) != {int} or min(rows) < 1 or max(rows) > MAX_ROWS:
         raise DocumentError(f'"rows" of tree {position} is not all from 1 to {MAX_ROWS}')
-    values = _read_values(features, values, position)
-    # Read backwards, a split finds its two subtrees, whole, on top of the stack: the left one last.
-    stack: list[Node] = []
-    pop, push = stack.pop, stack.append
+    return features, _read_values(features, values, position), _steps(features, position), missing, rows
+
+
+def _steps(features: list[int], position: int) -> list[int]:
+    """Return how many nodes behind each split of a tree in preorder its right child is; 1 for a leaf."""
+    steps = [1] * len(features)
+    # Read backwards, a split finds the roots of its two subtrees on top of the stack: the left one last.
+    stack: list[int] = []
     try:
-        for feature, value, left_if_missing in zip(reversed(features), reversed(values), reversed(missing)):
-            push(value if feature < 0 else (feature, value, pop(), pop(), left_if_missing))
+        for node in range(len(features) - 1, -1, -1):
+            if features[node] >= 0:
+                stack.pop()
+                steps[node] = stack.pop() - node
+            stack.append(node)
     except IndexError:
         raise DocumentError(f"tree {position} has a split without two children") from None
     if len(stack) != 1:
         raise DocumentError(f"tree {position} is {len(stack)} trees")
-    return stack[0], len(features)
+    return steps

@@ -12,13 +12,13 @@ from __future__ import annotations
 
 from relief_runtime import document
 from relief_runtime.forest import NAN
-from relief_runtime.light import parse_json
-from relief_runtime.trees import MAX_COMPILED_DEPTH, Blocks, Source, depth
+from relief_runtime.trees import MAX_COMPILED_DEPTH, Blocks, Leaves
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from typing import Any
+
+    from relief_runtime.trees import Trees
 
 
 class Explainer:
@@ -32,17 +32,22 @@ class Explainer:
 
     def __init__(self, key: str, text: str) -> None:
         read = document.read(text, key)
-        if max(map(depth, read.trees)) > MAX_COMPILED_DEPTH:
+        trees = read.trees
+        if max(map(trees.depth, trees.roots)) > MAX_COMPILED_DEPTH:
             raise document.DocumentError(f"trees of more than {MAX_COMPILED_DEPTH} levels can't be explained")
-        trees = parse_json(text, float)["trees"]
         self._feature_count = len(read.kinds)
-        self._tree_count = len(trees)
-        expected = [_expected_path_lengths(tree) for tree in trees]
-        self._baseline = sum(lengths[0] for lengths in expected) / len(trees)
-        roots = [_with_changes(tree, lengths) for tree, lengths in zip(trees, expected)]
+        self._tree_count = len(trees.roots)
+        expected = _expected_path_lengths(trees, read.rows)
+        self._baseline = sum(expected[root] for root in trees.roots) / self._tree_count
         totals = ", ".join(f"t{feature}" for feature in range(self._feature_count))
-        source = Source(f"[{totals}] = total", _change_lines, f"[{totals}]")
-        self._blocks = Blocks(roots, read.nodes, _add_changes, source)
+        leaves = Leaves(
+            of=_changes(trees, expected),
+            add=_add_changes,
+            unpack=f"[{totals}] = total",
+            write=_change_lines,
+            result=f"[{totals}]",
+        )
+        self._blocks = Blocks(trees, leaves)
 
     def contributions(self, numbers: Sequence[float | None]) -> list[float]:
         """Return the forest's baseline and each feature's contribution: path lengths that sum to the row's mean path.
@@ -69,35 +74,23 @@ def _change_lines(changes: list[tuple[int, float]]) -> list[str]:
     return [f"t{int(feature)} += {float(change)!r}" for feature, change in changes] or ["pass"]
 
 
-def _expected_path_lengths(tree: dict[str, Any]) -> list[float]:
+def _expected_path_lengths(trees: Trees, rows: Sequence[int]) -> list[float]:
     """Return each node's expected path length: a leaf's own, a split's the mean of its children's by training rows."""
-    features, rows = tree["feature"], tree["rows"]
-    expected = [0.0 if value is None else float(value) for value in tree["value"]]
-    stack: list[int] = []
-    for node in range(len(features) - 1, -1, -1):
-        if features[node] >= 0:
-            left, right = stack.pop(), stack.pop()
+    expected = list(trees.thresholds)
+    for node in range(len(expected) - 1, -1, -1):
+        if trees.features[node] >= 0:
+            left, right = node + 1, node + trees.steps[node]
             expected[node] = (rows[left] * expected[left] + rows[right] * expected[right]) / (rows[left] + rows[right])
-        stack.append(node)
     return expected
 
 
-def _with_changes(tree: dict[str, Any], expected: list[float]) -> Any:
-    """Return a tree whose leaves hold the changes of the expected path length on the way to them."""
-    features, values, missing = tree["feature"], tree["value"], tree["missing_left"]
-
-    def build(node: int, changes: dict[int, float]) -> tuple[Any, int]:
-        feature = features[node]
-        if feature < 0:
-            return list(changes.items()), node + 1
-        children = []
-        following = node + 1
-        for _ in range(2):
-            changed = dict(changes)
-            changed[feature] = changed.get(feature, 0.0) + expected[following] - expected[node]
-            child, following = build(following, changed)
-            children.append(child)
-        threshold = document.INFINITY if values[node] is None else float(values[node])
-        return (feature, threshold, children[0], children[1], missing[node]), following
-
-    return build(0, {})[0]
+def _changes(trees: Trees, expected: Sequence[float]) -> list[list[tuple[int, float]]]:
+    """Return what each leaf holds: by feature, the change of the expected path length on the way to it."""
+    changes: list[dict[int, float]] = [{} for _ in expected]
+    for node, feature in enumerate(trees.features):
+        if feature >= 0:
+            for child in (node + 1, node + trees.steps[node]):
+                changes[child] = dict(changes[node])
+                changes[child][feature] = changes[child].get(feature, 0.0) + expected[child] - expected[node]
+            changes[node] = {}
+    return [list(of_leaf.items()) for of_leaf in changes]

@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-from relief_runtime.trees import Blocks, Source, compile_block
+from relief_runtime.trees import Blocks, Leaves
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from relief_runtime.document import Document
-    from relief_runtime.trees import Block
+    from relief_runtime.packed import Packed
+    from relief_runtime.trees import Trees
 
 NAN = float("nan")
 
 
 class Forest:
-    """An isolation forest of a model document, ready to score rows in one session."""
+    """An isolation forest, ready to score rows in one session."""
 
-    def __init__(self, document: Document) -> None:
-        self._feature_count = len(document.kinds)
-        self._categories = [position for position, kind in enumerate(document.kinds) if kind == "category"]
-        self._divisor = document.path_length_divisor
-        self._blocks = Blocks(document.trees, document.nodes, lambda length, leaf: length + leaf, _SOURCE)
+    def __init__(self, packed: Packed) -> None:
+        self._feature_count = packed.feature_count
+        self._divisor = packed.path_length_divisor
+        self._blocks = Blocks(packed.trees, _path_lengths(packed.trees))
 
     def score(self, numbers: Sequence[float | None], categories: Sequence[str | None] | None = None) -> float | None:
         """Return the anomaly score of one row, in (0, 1], higher = more anomalous.
@@ -47,7 +46,7 @@ class Forest:
         ValueError
             If the number of values isn't the model's number of features.
         """
-        if self._categories or categories:
+        if categories:
             raise ValueError("this version of Relief scores numbers alone, and was given a category")
         if len(numbers) != self._feature_count:
             raise ValueError(f"model takes {self._feature_count} features, not {len(numbers)}")
@@ -61,9 +60,11 @@ class Forest:
         return 2.0 ** -(length / self._divisor) if self._divisor else 0.5
 
 
-def compile_scoring(trees: Sequence[object]) -> Block:
-    """Compile trees to one function that adds their path lengths to a total, in tree order."""
-    return compile_block(trees, _SOURCE)
-
-
-_SOURCE = Source("length = total", lambda path_length: [f"length += {float(path_length)!r}"], "length")
+def _path_lengths(trees: Trees) -> Leaves:
+    return Leaves(
+        of=trees.thresholds,
+        add=lambda length, path_length: length + path_length,
+        unpack="length = total",
+        write=lambda path_length: [f"length += {float(path_length)!r}"],
+        result="length",
+    )

@@ -7,16 +7,18 @@ one level (global, season, entity, entity and season) is six figures, on that sc
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from math import asinh, copysign, exp, isfinite, log, sinh
 
-from relief_runtime.document import PROBABILITIES
-from relief_runtime.light import parse_json
+from relief_runtime.light import parse_json, quote
+from relief_runtime.ordinary import tail
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Any
+
+    # How many standard deviations a feature lies from the mean, the same from the median, signed.
+    Comparison = tuple[float, float]
 
 LEVELS = ("global", "season", "entity", "entity and season")
 # The spread is 1.4826 MAD; its floor is that of the standard deviation too.
@@ -27,6 +29,9 @@ FARTHEST = 1e6
 # Smaller values count as 0: PostgreSQL refuses to square what then vanishes.
 NEAREST = 1e-140
 VERDICTS = ("score", "deviation", "either", "both")
+# Of a deviation, in what is told and in what is decided by it.
+DECIMALS = 3
+_WARMING_UP = '"state": "warming up"'
 
 
 class Tolerance:
@@ -50,6 +55,7 @@ class Feature:
 
     def __init__(self, content: dict[str, Any]) -> None:
         self.name: str = content["name"]
+        self.opening = f"{quote(self.name)}: "
         self.unit: float | None = content["unit"] if content["transform"] == "log" else None
         self.origin: float = content["origin"]
         self.tolerances = {entity: Tolerance(told) for entity, told in content["tolerances"].items()}
@@ -76,211 +82,169 @@ class Feature:
         return tolerance is None or tolerance.passes(value, expected)
 
 
+class History:
+    """What a feature is compared with: figures of one level, on the feature's scale."""
+
+    def __init__(
+        self, feature: Feature, level: int, rows: int, mean: float, median: float, stddev: float, spread: float
+    ) -> None:
+        self.level = LEVELS[level]
+        self.rows = rows
+        self.mean = mean
+        self.median = median
+        self.stddev = stddev
+        self.spread = spread
+        self.expected = feature.unscaled(mean)
+        # To six significant digits: more would pretend.
+        self.shown = float(f"{self.expected:.6g}") if isfinite(self.expected) else None
+        self.ending = f', "expected": {_json(self.shown)}, "level": "{self.level}"}}'
+
+
 class Rule:
-    """What a detector makes of score and deviations; made from the JSON that promote writes into its functions."""
+    """What a detector makes of score and deviations; made from the JSON that is written into its functions.
+
+    Raises
+    ------
+    LookupError, TypeError, ValueError
+        If the text is no rule.
+    """
 
     def __init__(self, text: str) -> None:
         content = parse_json(text, float)
         self.features = [Feature(feature) for feature in content["features"]]
+        self.threshold: float = content["threshold"]
+        self.version: int | None = content["version"]
         self.verdict: str = content["verdict"]
         self.deviation_threshold: float = content["deviation_threshold"]
+        self.nearly_far = self.deviation_threshold - 10.0**-DECIMALS
         self.min_history: int = content["min_history"]
         self.entity: list[str] = content["entity"]
         self.season: str | None = content["season"]
         self.ordinary_scores: list[float] | None = content["ordinary_scores"]
         self.ordinary_deviations: list[float] | None = content["ordinary_deviations"]
+        # The history of all rows together, as a level; it comes with the rule, so that most rows need no other.
+        self._everywhere: list[float | None] = content["history"] or []
+        self._histories_everywhere = self._choose(self._everywhere)
 
+    def histories(self, levels: Sequence[float | None] | None) -> list[History | None]:
+        """Return of each feature the history to compare with; ``None`` where no level has enough."""
+        return self._choose([*levels, *self._everywhere]) if levels else self._histories_everywhere
 
-def judge(
-    rule: Rule,
-    score: float | None,
-    threshold: float,
-    numbers: Sequence[float | None],
-    entity: str | None,
-    levels: Sequence[float | None] | None,
-) -> dict[str, Any]:
-    """Judge a row.
+    def _choose(self, levels: Sequence[float | None]) -> list[History | None]:
+        count = len(self.features)
+        width = 1 + FIGURES * count
+        chosen: list[History | None] = []
+        for position, feature in enumerate(self.features):
+            history = None
+            for start in range(0, len(levels), width):
+                rows, mean, stddev, median, spread, floor = levels[start + 1 + position : start + width : count]
+                if rows is not None and rows >= self.min_history and mean is not None and median is not None:
+                    floor = floor or 0.0
+                    spreads = max(stddev or 0.0, floor), max(spread or 0.0, floor)
+                    history = History(feature, int(levels[start] or 0), int(rows), mean, median, *spreads)
+                    break
+            chosen.append(history)
+        return chosen
 
-    Parameters
-    ----------
-    score, threshold
-        The forest's, in (0, 1], higher = more anomalous; ``None`` if every feature is missing.
-    numbers
-        The row's features; ``None`` and NaN are missing.
-    entity
-        The key of the row's entity, empty without one.
-    levels
-        The histories to choose from, finest first: each the level's number in `LEVELS`, then the counts of all
-        features, their means, and so on through `FIGURES` figures; ``None`` is unknown.
+    def compare(self, numbers: Sequence[float | None], histories: Sequence[History | None]) -> list[Comparison | None]:
+        """Compare each feature of a row with its history; ``None`` where its value is missing, or there is none."""
+        compared: list[Comparison | None] = []
+        for feature, value, history in zip(self.features, numbers, histories):
+            if history is None or value is None or value != value:
+                compared.append(None)
+            else:
+                place = feature.scaled(value)
+                compared.append(
+                    (deviation(place, history.mean, history.stddev), deviation(place, history.median, history.spread))
+                )
+        return compared
 
-    Returns
-    -------
-    dict
-        ``is_anomaly`` (``None``: can't be told), ``verdict`` (which of ``score``, ``deviation`` and ``both`` is high),
-        ``severity`` in [0, 1], and ``deviation``: a feature's name ->
-        ``None`` where its value is missing or no level has history, else ``z`` (standard deviations from the mean,
-        signed), ``robust`` (the same from the median by the MAD), ``expected`` (the mean, in the feature's unit),
-        ``level``. Where no level has history for any feature, ``deviation`` is ``{"state": "warming up"}``.
-    """
-    deviations: dict[str, Any] = {}
-    fires, far, known = False, None, False
-    for position, feature in enumerate(rule.features):
-        history = _history(rule, levels, position, len(rule.features))
-        value = numbers[position]
-        known = known or history is not None
-        if history is None or value is None or value != value:
-            deviations[feature.name] = None
-            continue
-        level, mean, stddev, median, spread, floor = history
-        place = feature.scaled(value)
-        z = deviation(place, mean, max(stddev, floor))
-        robust = deviation(place, median, max(spread, floor))
-        expected = feature.unscaled(mean)
-        deviations[feature.name] = {"z": z, "robust": robust, "expected": _rounded(expected), "level": LEVELS[level]}
-        if min(abs(z), abs(robust)) >= rule.deviation_threshold and feature.counts(value, expected, entity or ""):
-            fires = True
-        far = max(far or 0.0, min(abs(z), abs(robust)))
-    high = None if score is None else score >= threshold
-    return {
-        "is_anomaly": _verdict(rule.verdict, high, fires if known else None),
-        "verdict": "both" if high and fires else "score" if high else "deviation" if fires else None,
-        "severity": _severity(rule, score, far),
-        "deviation": deviations if known else {"state": "warming up"},
-    }
+    def judge(
+        self,
+        score: float | None,
+        numbers: Sequence[float | None],
+        entity: str | None,
+        levels: Sequence[float | None] | None,
+        full: bool = False,
+    ) -> str:
+        """Judge a row.
 
+        Parameters
+        ----------
+        score
+            The forest's, in (0, 1], higher = more anomalous; ``None`` if every feature is missing.
+        numbers
+            The row's features; ``None`` and NaN are missing.
+        entity
+            The key of the row's entity, empty without one.
+        levels
+            The histories to choose from before the global one, finest first: each the level's number in `LEVELS`,
+            then the counts of all features, their means, and so on through `FIGURES` figures; ``None`` is unknown.
+        full
+            Whether to add what an ordinary row's companion columns don't hold.
 
-def farthest(rule: Rule, numbers: Sequence[float | None], levels: Sequence[float | None] | None) -> float | None:
-    """Return the largest deviation of a row's features on which mean and median agree; ``None`` where none is known."""
-    told = judge(rule, None, 1.0, numbers, None, levels)["deviation"].values()
-    return max([min(abs(part["z"]), abs(part["robust"])) for part in told if type(part) is dict], default=None)
-
-
-def tell(
-    rule: Rule,
-    contributions: Sequence[float],
-    score: float | None,
-    threshold: float,
-    numbers: Sequence[float | None],
-    entity: str | None,
-    levels: Sequence[float | None] | None,
-) -> list[dict[str, Any]]:
-    """Explain a row: one object a feature, the most telling first.
-
-    Parameters
-    ----------
-    contributions
-        The forest's baseline and each feature's contribution, in path lengths; negative = more anomalous.
-    score, threshold, numbers, entity, levels
-        As in `judge`.
-
-    Returns
-    -------
-    list of dict
-        ``feature``, ``value``, ``expected``, ``z``, ``robust``, ``level``, ``contribution``, ``share`` (of what makes
-        the row anomalous to the forest, in [0, 1]), ``baseline``, and ``sentence``.
-    """
-    deviations = judge(rule, score, threshold, numbers, entity, levels)["deviation"]
-    anomalous = -sum(min(0.0, contribution) for contribution in contributions[1:])
-    told = []
-    for position, feature in enumerate(rule.features):
-        contribution = contributions[1 + position]
-        value = numbers[position]
-        told.append(
-            {
-                "feature": feature.name,
-                "value": value if value is not None and isfinite(value) else None,
-                **(deviations.get(feature.name) or {"z": None, "robust": None, "expected": None, "level": None}),
-                "contribution": contribution,
-                "share": round(max(0.0, -contribution) / anomalous, 4) if anomalous else 0.0,
-                "baseline": contributions[0],
-            }
+        Returns
+        -------
+        str
+            A JSON object of the companion columns: the score, ``relief_is_anomaly`` (``null``: can't be told), the
+            version, and ``relief_deviation``: a feature's name -> ``null`` where its value is missing or no level has
+            history, else ``z`` (standard deviations from the mean, signed, to three decimals), ``robust`` (the same
+            from the median by the MAD), ``expected`` (the mean, in the feature's unit), ``level``. Where no level has
+            history for any feature, it is ``{"state": "warming up"}``. In full also ``threshold``, ``verdict`` (which
+            of ``score``, ``deviation`` and ``both`` is high), and ``severity`` in [0, 1].
+        """
+        histories = self.histories(levels)
+        told, known, fires, far = [], False, False, None
+        for feature, value, history, comparison in zip(
+            self.features, numbers, histories, self.compare(numbers, histories)
+        ):
+            known = known or history is not None
+            if comparison is None or history is None or value is None:
+                told.append(feature.opening + "null")
+                continue
+            z, robust = comparison
+            told.append(f'{feature.opening}{{"z": {z:.3f}, "robust": {robust:.3f}{history.ending}')
+            agreed = agreement(comparison)
+            if far is None or agreed > far:
+                far = agreed
+            if agreed > self.nearly_far and round(agreed, DECIMALS) >= self.deviation_threshold:
+                fires = fires or feature.counts(value, history.expected, entity or "")
+        high = None if score is None else score >= self.threshold
+        is_anomaly = _verdict(self.verdict, high, fires if known else None)
+        companions = (
+            f'"relief_anomaly_score": {_json(score)}, "relief_is_anomaly": {_json(is_anomaly)}, '
+            f'"relief_model_version": {_json(self.version)}, '
+            f'"relief_deviation": {{{", ".join(told) if known else _WARMING_UP}}}'
         )
-    # Most telling: what is far from its history, and what the forest isolates the row by.
-    far = max([abs(part["robust"] or 0.0) for part in told], default=0.0) or 1.0
-    told.sort(key=lambda part: abs(part["robust"] or 0.0) / far + part["share"], reverse=True)
-    for part in told:
-        part["sentence"] = _sentence(rule, part, numbers, entity, levels)
-    return told
-
-
-def _sentence(
-    rule: Rule,
-    part: dict[str, Any],
-    numbers: Sequence[float | None],
-    entity: str | None,
-    levels: Sequence[float | None] | None,
-) -> str:
-    """Return what is strange about one feature in words."""
-    position = next(n for n, feature in enumerate(rule.features) if feature.name == part["feature"])
-    value = numbers[position]
-    shown = "missing" if value is None or value != value else f"{value:.6g}"
-    ending = f"contributes {part['share']:.0%} of the anomaly score".replace("%", " %")
-    history = _history(rule, levels, position, len(rule.features))
-    if history is None or part["z"] is None:
+        if not full:
+            return f"{{{companions}}}"
+        calls = "both" if high and fires else "score" if high else "deviation" if fires else None
+        severity = _severity(self, score, None if far is None else round(far, DECIMALS))
         return (
-            f"{part['feature']} is {shown}; {ending}" if shown == "missing" else f"{part['feature']} {shown}; {ending}"
+            f'{{{companions}, "threshold": {_json(self.threshold)}, "verdict": {_json(calls)}, '
+            f'"severity": {_json(severity)}}}'
         )
-    level, rows = LEVELS[history[0]], _count(rule, levels, position, history[0])
-    where = {
-        "global": "all rows",
-        "season": f"this {rule.season}",
-        "entity": _entity_name(rule, entity),
-        "entity and season": f"{_entity_name(rule, entity)} in this {rule.season}",
-    }[level]
-    side = "above" if part["z"] >= 0 else "below"
-    size = "over a million" if abs(part["z"]) >= FARTHEST else f"{abs(part['z']):.3g}"
-    how = f"{size} deviations {side}" if part["z"] else "at"
-    return f"{part['feature']} {shown} is {how} the mean {part['expected']:.4g} of {where} (n={rows:,}); {ending}"
+
+    def farthest(self, numbers: Sequence[float | None], levels: Sequence[float | None] | None) -> float | None:
+        """Return how far a row's farthest feature lies, by mean and median; ``None`` where none is known."""
+        compared = self.compare(numbers, self.histories(levels))
+        far = max([agreement(comparison) for comparison in compared if comparison is not None], default=None)
+        return None if far is None else round(far, DECIMALS)
 
 
-def _entity_name(rule: Rule, entity: str | None) -> str:
-    """Return an entity in words: its columns, each with its value."""
-    return ", ".join(f"{column} {value}" for column, value in zip(rule.entity, parse_json(entity or "[]", float)))
-
-
-def _count(rule: Rule, levels: Sequence[float | None] | None, position: int, level: int) -> int:
-    width = 1 + FIGURES * len(rule.features)
-    for start in range(0, len(levels or ()), width):
-        assert levels is not None
-        if levels[start] == level:
-            return int(levels[start + 1 + position] or 0)
-    return 0
+def agreement(comparison: Comparison) -> float:
+    """Return how far mean and median agree that a feature lies from its history: the smaller deviation, unsigned."""
+    z, robust = abs(comparison[0]), abs(comparison[1])
+    return z if z < robust else robust
 
 
 def deviation(place: float, center: float, spread: float) -> float:
-    """Return how many spreads a place lies from a center, signed, to three decimals, never beyond `FARTHEST`."""
+    """Return how many spreads a place lies from a center, signed, never beyond `FARTHEST`."""
     difference = place - center
-    if difference == 0:
-        return 0.0
-    if spread > 0 and abs(difference) < FARTHEST * spread:
-        return round(difference / spread, 3)
-    return FARTHEST if difference > 0 else -FARTHEST
-
-
-def tail(ordinary: Sequence[float], value: float) -> float:
-    """Return the share of ordinary values that lie below a value, from their quantiles at `PROBABILITIES`."""
-    above = bisect_left(ordinary, value)
-    if above == 0:
-        return 0.0
-    if above == len(ordinary):
-        return 1.0
-    low, high = ordinary[above - 1], ordinary[above]
-    share = (value - low) / (high - low)
-    return PROBABILITIES[above - 1] + share * (PROBABILITIES[above] - PROBABILITIES[above - 1])
-
-
-def _history(
-    rule: Rule, levels: Sequence[float | None] | None, position: int, count: int
-) -> tuple[int, float, float, float, float, float] | None:
-    """Return the finest level with enough history of a feature, and its figures behind the count."""
-    width = 1 + FIGURES * count
-    for start in range(0, len(levels or ()), width):
-        assert levels is not None
-        at = start + 1 + position
-        rows, mean, stddev, median, spread, floor = levels[at : start + width : count]
-        if rows is not None and rows >= rule.min_history and mean is not None and median is not None:
-            return int(levels[start] or 0), mean, stddev or 0.0, median, spread or 0.0, floor or 0.0
-    return None
+    if spread > 0:
+        spreads = difference / spread
+        return FARTHEST if spreads > FARTHEST else -FARTHEST if spreads < -FARTHEST else spreads
+    return FARTHEST if difference > 0 else -FARTHEST if difference < 0 else 0.0
 
 
 def _verdict(rule: str, high: bool | None, fires: bool | None) -> bool | None:
@@ -304,6 +268,9 @@ def _severity(rule: Rule, score: float | None, far: float | None) -> float | Non
     return round(max(tails), 6) if tails else None
 
 
-def _rounded(value: float) -> float | None:
-    """Return a value to six significant digits: more would pretend."""
-    return float(f"{value:.6g}") if isfinite(value) else None
+def _json(value: float | bool | str | None) -> str:
+    if value is None:
+        return "null"
+    if value is True or value is False:
+        return "true" if value else "false"
+    return f'"{value}"' if isinstance(value, str) else repr(value)

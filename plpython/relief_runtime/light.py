@@ -24,6 +24,7 @@ try:
 except ImportError:
     _json = None  # type: ignore[assignment]
 _make_scanner: Any = getattr(_json, "make_scanner", None)
+_encode_string: Any = getattr(_json, "encode_basestring", None)
 
 
 def sha256(content: bytes) -> str:
@@ -65,3 +66,13 @@ def parse_json(text: str, parse_constant: Callable[[str], Any]) -> Any:
     if end != len(text):
         raise ValueError(f"more than one value, from character {end}")
     return value
+
+
+def quote(text: str) -> str:
+    """Return a text as a JSON string."""
+    if _encode_string is None:
+        import json
+
+        return json.dumps(text, ensure_ascii=False)
+    quoted: str = _encode_string(text)
+    return quoted

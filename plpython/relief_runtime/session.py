@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import gc
-
-from relief_runtime import document
 from relief_runtime.forest import Forest
+from relief_runtime.light import sha256
+from relief_runtime.packed import unpack
 
 # What explains and judges is imported when first needed: a session that only scores does without.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
     from typing import Any
 
     from relief_runtime.explain import Explainer
@@ -28,23 +27,57 @@ _last_scored = ""
 
 
 def have(key: str) -> bool:
-    """Return whether this session holds the model whose document has this checksum."""
+    """Return whether this session holds the forest whose packed form has this checksum."""
     return key in _forests
 
 
-def load(key: str, text: str) -> None:
-    """Validate a model document and keep its forest under its checksum, forgetting the model used longest ago.
+def load(key: str, packed: bytes) -> None:
+    """Keep a packed forest under its checksum, forgetting the one used longest ago.
+
+    Raises
+    ------
+    relief_runtime.packed.PackedError
+        If the bytes aren't a packed forest with this checksum; nothing is kept then.
+    """
+    _keep(_forests, MODELS_KEPT, key, Forest(unpack(packed, key)))
+
+
+def pack(checksum: str, text: str) -> bytes:
+    """Validate a model document wholly and return its forest, packed.
 
     Raises
     ------
     relief_runtime.document.DocumentError
-        If the text isn't a valid document with this checksum; nothing is kept then.
+        If the text isn't a valid document with this checksum.
     """
-    _keep(_forests, MODELS_KEPT, key, _without_collecting(lambda: Forest(document.read(text, key))))
+    from relief_runtime import document, packed
+
+    return packed.pack(document.read(text, checksum))
+
+
+def have_rule(key: str, rule_key: str) -> bool:
+    """Return whether this session holds a forest and the rule whose text has this checksum."""
+    return key in _forests and rule_key in _rules
+
+
+def load_rule(rule_key: str, text: str) -> None:
+    """Keep a rule under the checksum of its text, forgetting the one used longest ago.
+
+    Raises
+    ------
+    ValueError
+        If the text has another checksum, or is no rule.
+    """
+    from relief_runtime.judgement import Rule
+
+    checksum = sha256(text.encode())
+    if checksum != rule_key:
+        raise ValueError(f"rule has checksum {checksum}, not {rule_key}")
+    _keep(_rules, RULES_KEPT, rule_key, Rule(text))
 
 
 def score(key: str, numbers: Sequence[float | None], categories: Sequence[str | None] | None) -> float | None:
-    """Score one row with a model that this session holds; see `Forest.score`."""
+    """Score one row with a forest that this session holds; see `Forest.score`."""
     global _last_scored
     forest = _forests[key]
     if key != _last_scored:
@@ -62,7 +95,7 @@ def load_explainer(key: str, text: str) -> None:
     """Validate a model document and keep what explains its scores; raises as `load` does."""
     from relief_runtime.explain import Explainer
 
-    _keep(_explainers, EXPLAINERS_KEPT, key, _without_collecting(lambda: Explainer(key, text)))
+    _keep(_explainers, EXPLAINERS_KEPT, key, Explainer(key, text))
 
 
 def explain(key: str, numbers: Sequence[float | None]) -> list[float]:
@@ -71,26 +104,21 @@ def explain(key: str, numbers: Sequence[float | None]) -> list[float]:
     return explainer.contributions(numbers)
 
 
-def judge(rule: str, *row: Any) -> dict[str, Any]:
-    """Judge one row by a rule given as JSON; see `judgement.judge`."""
-    from relief_runtime import judgement
-
-    return judgement.judge(_rule(rule), *row)
-
-
-def tell(rule: str, *row: Any) -> list[dict[str, Any]]:
-    """Explain one row by a rule given as JSON; see `judgement.tell`."""
-    from relief_runtime import judgement
-
-    return judgement.tell(_rule(rule), *row)
+def judge(
+    key: str, rule_key: str, numbers: Sequence[float | None], categories: Sequence[str | None] | None, *row: Any
+) -> str:
+    """Score and judge one row with a forest and a rule that this session holds; see `judgement.judge`."""
+    rule = _rules[rule_key]
+    return rule.judge(score(key, numbers, categories), numbers, *row)
 
 
-def _rule(text: str) -> Rule:
-    if text not in _rules:
-        from relief_runtime.judgement import Rule
+def tell(rule_key: str, *row: Any) -> str:
+    """Explain one row, as JSON, with a rule that this session holds; see `telling.tell`."""
+    import json
 
-        _keep(_rules, RULES_KEPT, text, Rule(text))
-    return _rules[text]
+    from relief_runtime.telling import tell
+
+    return json.dumps(tell(_rules[rule_key], *row), ensure_ascii=False, allow_nan=False)
 
 
 def _keep(kept: dict[str, Any], count: int, key: str, value: object) -> None:
@@ -99,14 +127,3 @@ def _keep(kept: dict[str, Any], count: int, key: str, value: object) -> None:
     kept[key] = value
     while len(kept) > count:
         del kept[next(iter(kept))]
-
-
-def _without_collecting(make: Callable[[], object]) -> object:
-    """Return what a function makes; of its thousands of new tuples the garbage collector would find none to collect."""
-    collecting = gc.isenabled()
-    gc.disable()
-    try:
-        return make()
-    finally:
-        if collecting:
-            gc.enable()

@@ -4,8 +4,6 @@ A session that sees a handful of rows walks the trees, which needs no preparatio
 further row also compiles one block of trees to Python source (nested ``if``), until all are: several times as fast,
 and no single row waits for the whole compilation. A block is twenty trees: one code object for a hundred trees takes
 several times the memory at the same speed.
-
-A split is a tuple (feature, threshold, left, right, missing goes left); anything else is a leaf.
 """
 
 from __future__ import annotations
@@ -26,37 +24,106 @@ MAX_COMPILED_NODES = 200_000
 INFINITY = float("inf")
 
 
-class Source:
-    """How compiled code adds up leaves: a line that takes ``total`` apart, the lines of a leaf, what is returned."""
-
-    def __init__(self, unpack: str, leaf_lines: Callable[[Any], list[str]], result: str) -> None:
-        self.unpack = unpack
-        self.leaf_lines = leaf_lines
-        self.result = result
-
-
-class Blocks:
-    """The trees of a forest in blocks, each a function that adds what a row meets in its trees to a total.
+class Trees:
+    """The nodes of all trees of a forest, tree after tree, each in preorder: a node's left child is the next node.
 
     Parameters
     ----------
-    add_leaf
-        Adds a leaf to a total and returns the total.
-    source
-        Writes the statements that do the same.
+    roots
+        The node where each tree begins.
+    features
+        Of each node, the position of the feature that it splits on; -1 marks a leaf.
+    thresholds
+        A row goes left if its value <= threshold; of a leaf, the path length that it adds.
+    steps
+        How many nodes further the right child is, at least 1.
+    missing_left
+        Whether a missing value goes left.
     """
 
     def __init__(
         self,
-        trees: Sequence[Any],
-        nodes: int,
-        add_leaf: Callable[[Any, Any], Any],
-        source: Source,
+        roots: Sequence[int],
+        features: Sequence[int],
+        thresholds: Sequence[float],
+        steps: Sequence[int],
+        missing_left: Sequence[int],
     ) -> None:
-        groups = [trees[start : start + TREES_PER_BLOCK] for start in range(0, len(trees), TREES_PER_BLOCK)]
-        self._blocks: list[Block] = [_walker(group, add_leaf) for group in groups]
-        self._source = source
-        self._uncompiled = list(enumerate(groups)) if nodes <= MAX_COMPILED_NODES else []
+        self.roots = roots
+        self.features = features
+        self.thresholds = thresholds
+        self.steps = steps
+        self.missing_left = missing_left
+
+    def find_leaf(self, node: int, row: Sequence[float]) -> int:
+        """Walk the tree below a node and return the leaf that a row of floats (NaN = missing) falls into."""
+        features, thresholds, steps = self.features, self.thresholds, self.steps
+        feature = features[node]
+        while feature >= 0:
+            value = row[feature]
+            if value <= thresholds[node] or (value != value and self.missing_left[node]):
+                node += 1
+            else:
+                node += steps[node]
+            feature = features[node]
+        return node
+
+    def depth(self, root: int) -> int:
+        """Return the number of levels of a tree."""
+        deepest, stack = 0, [(root, 1)]
+        while stack:
+            node, level = stack.pop()
+            deepest = max(deepest, level)
+            if self.features[node] >= 0:
+                stack += [(node + 1, level + 1), (node + self.steps[node], level + 1)]
+        return deepest
+
+    def size(self, node: int) -> int:
+        """Return the number of nodes of a tree, from its root on."""
+        first = node
+        while self.features[node] >= 0:
+            node += self.steps[node]
+        return node + 1 - first
+
+
+class Leaves:
+    """What a row adds up over the leaves that it falls into: as a function, and as statements that do the same.
+
+    Parameters
+    ----------
+    of
+        What each node holds, if it is a leaf.
+    add
+        Adds what a leaf holds to a total and returns the total.
+    unpack, write, result
+        A statement that takes ``total`` apart, the statements of a leaf, the expression that is returned.
+    """
+
+    def __init__(
+        self,
+        of: Sequence[Any],
+        add: Callable[[Any, Any], Any],
+        unpack: str,
+        write: Callable[[Any], list[str]],
+        result: str,
+    ) -> None:
+        self.of = of
+        self.add = add
+        self.unpack = unpack
+        self.write = write
+        self.result = result
+
+
+class Blocks:
+    """The trees of a forest in blocks, each a function that adds what a row meets in its trees to a total."""
+
+    def __init__(self, trees: Trees, leaves: Leaves) -> None:
+        self._trees = trees
+        self._leaves = leaves
+        roots = trees.roots
+        groups = [roots[start : start + TREES_PER_BLOCK] for start in range(0, len(roots), TREES_PER_BLOCK)]
+        self._blocks: list[Block] = [_walker(trees, group, leaves) for group in groups]
+        self._uncompiled = list(enumerate(groups)) if len(trees.features) <= MAX_COMPILED_NODES else []
         self._rows_until_compiled = WALKED_ROWS
 
     def add(self, total: Any, row: Sequence[float]) -> Any:
@@ -64,78 +131,61 @@ class Blocks:
         if self._uncompiled:
             self._rows_until_compiled -= 1
             if self._rows_until_compiled < 0:
-                position, trees = self._uncompiled.pop(0)
-                if max(map(depth, trees)) <= MAX_COMPILED_DEPTH:
-                    self._blocks[position] = compile_block(trees, self._source)
+                position, roots = self._uncompiled.pop(0)
+                if max(map(self._trees.depth, roots)) <= MAX_COMPILED_DEPTH:
+                    self._blocks[position] = compile_block(self._trees, roots, self._leaves)
         for add_block in self._blocks:
             total = add_block(total, row)
         return total
 
 
-def find_leaf(node: Any, row: Sequence[float]) -> Any:
-    """Walk one tree and return the leaf that a row of floats (NaN = missing) falls into."""
-    while type(node) is tuple:
-        feature, threshold, left, right, left_if_missing = node
-        value = row[feature]
-        goes_left = value <= threshold or (left_if_missing and value != value)
-        node = left if goes_left else right
-    return node
-
-
-def _walker(trees: Sequence[Any], add_leaf: Callable[[Any, Any], Any]) -> Block:
+def _walker(trees: Trees, roots: Sequence[int], leaves: Leaves) -> Block:
     def add_block(total: Any, row: Sequence[float]) -> Any:
-        for node in trees:
-            total = add_leaf(total, find_leaf(node, row))
+        for root in roots:
+            total = leaves.add(total, leaves.of[trees.find_leaf(root, row)])
         return total
 
     return add_block
 
 
-def compile_block(trees: Sequence[Any], source: Source) -> Block:
+def compile_block(trees: Trees, roots: Sequence[int], leaves: Leaves) -> Block:
     """Compile trees to one function of a total and a row; see `Blocks`.
 
-    Nothing but the numbers of a validated document may reach the source.
+    Nothing but numbers may reach the source.
     """
     used: set[int] = set()
     lines: list[str] = []
-    for tree in trees:
-        _write_tree(tree, 1, lines, used, source.leaf_lines)
+    for root in roots:
+        _write_tree(trees, root, trees.size(root), 1, lines, used, leaves)
     values = [f" x{feature} = row[{feature}]" for feature in sorted(used)]
-    text = "\n".join(["def add_block(total, row):", f" {source.unpack}", *values, *lines, f" return {source.result}"])
+    text = "\n".join(["def add_block(total, row):", f" {leaves.unpack}", *values, *lines, f" return {leaves.result}"])
     namespace: dict[str, Any] = {"__builtins__": {}}
     exec(compile(text, "<relief forest>", "exec"), namespace)
     return namespace["add_block"]  # type: ignore[no-any-return]
 
 
 def _write_tree(
-    node: Any, level: int, lines: list[str], used: set[int], leaf_lines: Callable[[Any], list[str]]
+    trees: Trees, node: int, size: int, level: int, lines: list[str], used: set[int], leaves: Leaves
 ) -> None:
     indent = " " * level
-    if type(node) is not tuple:
-        lines += [indent + line for line in leaf_lines(node)]
+    feature = trees.features[node]
+    if feature < 0:
+        lines += [indent + line for line in leaves.write(leaves.of[node])]
         return
-    feature, threshold, left, right, left_if_missing = node
     used.add(feature)
     # An infinite threshold has no literal, but 1e999 reads as one.
-    literal = "1e999" if threshold == INFINITY else repr(float(threshold))
-    # Every comparison with NaN is false, so the branch that missing values take is written as the else.
-    if left_if_missing:
-        lines.append(f"{indent}if x{int(feature)} > {literal}:")
-        first, second = right, left
-    else:
-        lines.append(f"{indent}if x{int(feature)} <= {literal}:")
+    literal = "1e999" if trees.thresholds[node] == INFINITY else repr(float(trees.thresholds[node]))
+    step = trees.steps[node]
+    left, right = (node + 1, step - 1), (node + step, size - step)
+    # The larger subtree comes first, right behind the comparison: most rows go there, and find it in the cache.
+    # Every comparison with NaN is false, which decides how the condition is put.
+    if left[1] >= right[1]:
         first, second = left, right
-    _write_tree(first, level + 1, lines, used, leaf_lines)
+        condition = f"not x{int(feature)} > {literal}" if trees.missing_left[node] else f"x{int(feature)} <= {literal}"
+    else:
+        first, second = right, left
+        condition = f"x{int(feature)} > {literal}" if trees.missing_left[node] else f"not x{int(feature)} <= {literal}"
+    lines.append(f"{indent}if {condition}:")
+    _write_tree(trees, *first, level + 1, lines, used, leaves)
     lines.append(f"{indent}else:")
-    _write_tree(second, level + 1, lines, used, leaf_lines)
-
-
-def depth(root: Any) -> int:
-    """Return the number of levels of a tree."""
-    deepest, stack = 0, [(root, 1)]
-    while stack:
-        node, level = stack.pop()
-        deepest = max(deepest, level)
-        if type(node) is tuple:
-            stack += [(node[2], level + 1), (node[3], level + 1)]
-    return deepest
+    _write_tree(trees, *second, level + 1, lines, used, leaves)

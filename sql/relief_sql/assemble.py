@@ -24,7 +24,10 @@ RUNTIME_MODULES = (
     "relief_runtime.forest",
     "relief_runtime.judgement",
     "relief_runtime.light",
+    "relief_runtime.ordinary",
+    "relief_runtime.packed",
     "relief_runtime.session",
+    "relief_runtime.telling",
     "relief_runtime.trees",
 )
 

@@ -1,6 +1,7 @@
 -- Runtime: the only PL/Python of Relief. It is fixed, reads no table and never calls plpy.execute, so it is safe in parallel workers.
--- A call reads: relief._score(key, coalesce(relief._have(key), relief._load(key, relief._document(key))), numbers, categories),
--- where key is the checksum of a model's document: the document is fetched only when the session doesn't hold the model yet.
+-- A session keeps what it scores and judges with, each by the checksum of what it was made from. A call reads
+--   relief._score(key, coalesce(relief._have(key), relief._load(relief._start(), key, relief._forest(key))), numbers, categories)
+-- so the forest is fetched only when the session doesn't hold it yet, and Python's modules are loaded only then.
 
 create function relief._have(key text)
   returns text
@@ -16,6 +17,20 @@ $python$;
 comment on function relief._have(text) is
   'Returns an empty text if this session holds the model with this checksum, else NULL.';
 
+create function relief._have_rule(key text, rule_key text)
+  returns text
+  language plpython3u
+  stable
+  strict
+  parallel safe
+  cost 50
+as $python$
+    runtime = GD.get("{{runtime_key}}")
+    return "" if runtime is not None and runtime.have_rule(key, rule_key) else None
+$python$;
+comment on function relief._have_rule(text, text) is
+  'Returns an empty text if this session holds the model and the rule with these checksums, else NULL.';
+
 create function relief._have_explainer(key text)
   returns text
   language plpython3u
@@ -30,19 +45,13 @@ $python$;
 comment on function relief._have_explainer(text) is
   'Returns an empty text if this session can explain scores of the model with this checksum, else NULL.';
 
-create function relief._load(key text, document text, explain boolean default false)
+create function relief._start()
   returns text
   language plpython3u
   stable
   parallel safe
   cost 1
 as $python$
-    if document is None:
-        plpy.error(
-            'model with checksum "%s" is not stored any more' % key,
-            hint="Promote a stored version: select relief.promote('<detector>');",
-            sqlstate="02000",
-        )
     if "{{runtime_key}}" not in GD:
         import sys
         from importlib.machinery import ModuleSpec
@@ -71,22 +80,88 @@ as $python$
         import relief_runtime.session
 
         GD["{{runtime_key}}"] = relief_runtime.session
+    return ""
+$python$;
+comment on function relief._start() is 'Starts the runtime in this session, where it hasn''t been, and returns an empty text.';
+
+create function relief._load(started text, key text, forest bytea)
+  returns text
+  language plpython3u
+  stable
+  parallel safe
+  cost 1
+as $python$
+    if forest is None:
+        plpy.error(
+            'model with checksum "%s" is not stored any more' % key,
+            hint="Promote a stored version: select relief.promote('<detector>');",
+            sqlstate="02000",
+        )
     try:
-        if explain:
-            GD["{{runtime_key}}"].load_explainer(key, document)
-        else:
-            GD["{{runtime_key}}"].load(key, document)
-    except ValueError as error:
+        GD["{{runtime_key}}"].load(key, forest)
+    except (KeyError, TypeError, ValueError) as error:
+        plpy.error("model cannot be loaded: %s" % error, sqlstate="22023")
+    return ""
+$python$;
+comment on function relief._load(text, text, bytea) is
+  'Keeps a packed forest under its checksum in this session, and returns an empty text.';
+
+create function relief._load_rule(rule_key text, rule text, loaded text)
+  returns text
+  language plpython3u
+  stable
+  parallel safe
+  cost 1
+as $python$
+    try:
+        GD["{{runtime_key}}"].load_rule(rule_key, rule)
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        plpy.error("rule cannot be loaded: %s" % error, sqlstate="22023")
+    return ""
+$python$;
+comment on function relief._load_rule(text, text, text) is
+  'Keeps a rule under the checksum of its text in this session, and returns an empty text.';
+
+create function relief._load_explainer(started text, key text, document text)
+  returns text
+  language plpython3u
+  stable
+  parallel safe
+  cost 1
+as $python$
+    if document is None:
+        plpy.error(
+            'model with checksum "%s" is not stored any more' % key,
+            hint="Promote a stored version: select relief.promote('<detector>');",
+            sqlstate="02000",
+        )
+    try:
+        GD["{{runtime_key}}"].load_explainer(key, document)
+    except (KeyError, TypeError, ValueError) as error:
+        plpy.error("model cannot be explained: %s" % error, sqlstate="22023")
+    return ""
+$python$;
+comment on function relief._load_explainer(text, text, text) is
+  'Validates a model document against its checksum, keeps what explains its scores in this session, and returns an empty text.';
+
+create function relief._pack(started text, checksum text, document text)
+  returns bytea
+  language plpython3u
+  stable
+  parallel safe
+  cost 1
+as $python$
+    try:
+        return GD["{{runtime_key}}"].pack(checksum, document)
+    except (KeyError, TypeError, ValueError) as error:
         plpy.error(
             str(error),
             hint="Store models with the trainer: relief train <detector>, or relief import <file>.",
             sqlstate="22023",
         )
-    return ""
 $python$;
-comment on function relief._load(text, text, boolean) is
-  'Validates a model document against its checksum, keeps the model, or what explains its scores, in this session, and returns '
-  'an empty text.';
+comment on function relief._pack(text, text, text) is
+  'Validates a model document wholly, against its checksum, and returns its forest in the form that sessions score with.';
 
 create function relief._score(key text, loaded text, numbers double precision[], categories text[])
   returns double precision
@@ -97,7 +172,7 @@ create function relief._score(key text, loaded text, numbers double precision[],
 as $python$
     try:
         return GD["{{runtime_key}}"].score(key, numbers, categories)
-    except (KeyError, TypeError, ValueError) as error:
+    except (LookupError, TypeError, ValueError) as error:
         plpy.error("row cannot be scored: %s" % error, sqlstate="22023")
 $python$;
 comment on function relief._score(text, text, double precision[], text[]) is
@@ -113,36 +188,35 @@ create function relief._contributions(key text, loaded text, numbers double prec
 as $python$
     try:
         return GD["{{runtime_key}}"].explain(key, numbers)
-    except (KeyError, TypeError, ValueError) as error:
+    except (LookupError, TypeError, ValueError) as error:
         plpy.error("score cannot be explained: %s" % error, sqlstate="22023")
 $python$;
 comment on function relief._contributions(text, text, double precision[], text[]) is
   'Returns the forest''s baseline and each feature''s contribution to one row''s mean path length; negative = more anomalous.';
 
 create function relief._judge(
-    rule text,
+    key text,
+    rule_key text,
     loaded text,
-    score double precision,
-    threshold double precision,
     numbers double precision[],
+    categories text[],
     entity text,
-    levels double precision[])
-  returns text
+    levels double precision[],
+    in_full boolean)
+  returns jsonb
   language plpython3u
   stable
   parallel safe
-  cost 1000
+  cost 1500
 as $python$
-    import json
-
     try:
-        judged = GD["{{runtime_key}}"].judge(rule, score, threshold, numbers, entity, levels)
-        return json.dumps(judged, ensure_ascii=False, allow_nan=False)
+        return GD["{{runtime_key}}"].judge(key, rule_key, numbers, categories, entity, levels, in_full)
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         plpy.error("row cannot be judged: %s" % error, sqlstate="22023")
 $python$;
-comment on function relief._judge(text, text, double precision, double precision, double precision[], text, double precision[]) is
-  'Returns, as JSON, whether a row is an anomaly, how severe, and how far each feature lies from its history.';
+comment on function relief._judge(text, text, text, double precision[], text[], text, double precision[], boolean) is
+  'Scores a row by a model and judges it by a rule that this session holds: returns the companion columns, and in full also threshold, '
+  'verdict and severity.';
 
 create function relief._no_model(detector text)
   returns double precision[]

@@ -118,6 +118,8 @@ create table relief.model (
   version          integer not null,
   document         text not null,
   checksum         text not null,
+  forest           bytea not null,
+  forest_checksum  text not null,
   threshold        double precision not null,
   threshold_origin text not null,
   features         text[] not null,
@@ -127,12 +129,15 @@ create table relief.model (
   constraint version_counts_from_one check (version >= 1),
   constraint threshold_is_a_score check (threshold >= 0 and threshold <= 1)
 );
--- A session's first score reads a document: it isn't compressed, which would take longer to undo than to read.
-alter table relief.model alter column document set storage external;
+-- A session's first score reads a forest: it isn't compressed, which would take longer to undo than to read.
+alter table relief.model alter column forest set storage external;
 create index model_checksum_idx on relief.model (checksum);
+create index model_forest_checksum_idx on relief.model (forest_checksum);
 comment on table relief.model is 'One fitted forest a row, immutable, numbered 1, 2, 3… within its detector.';
 comment on column relief.model.document is 'The model document: JSON with a format number, validated wholly before it is stored.';
-comment on column relief.model.checksum is 'SHA-256 of the document, the key of the model in a session''s memory.';
+comment on column relief.model.checksum is 'SHA-256 of the document.';
+comment on column relief.model.forest is 'The document''s forest, packed: what a session scores with. Made from the document, always.';
+comment on column relief.model.forest_checksum is 'SHA-256 of the packed forest, its key in a session''s memory.';
 comment on column relief.model.threshold is 'The score from which a row is an anomaly; taken from the document.';
 comment on column relief.model.threshold_origin is 'Where the threshold came from: contamination or fixed; taken from the document.';
 comment on column relief.model.features is 'The names of the features that the model takes, in order; taken from the document.';
@@ -184,6 +189,20 @@ as $$
 $$;
 comment on function relief._document(text) is 'Returns the model document with this checksum. Who can name the checksum may score with the model.';
 
+create function relief._forest(key text)
+  returns bytea
+  language sql
+  stable
+  strict
+  security definer
+  parallel safe
+  cost 1
+  set search_path = pg_catalog, pg_temp
+as $$
+  select forest from relief.model where forest_checksum = key limit 1
+$$;
+comment on function relief._forest(text) is 'Returns the packed forest with this checksum. Who can name the checksum may score with the model.';
+
 create function relief._check_model()
   returns trigger
   language plpgsql
@@ -192,7 +211,8 @@ as $$
 declare
   content jsonb;
 begin
-  perform relief._load(new.checksum, new.document);
+  new.forest := relief._pack(relief._start(), new.checksum, new.document);
+  new.forest_checksum := encode(sha256(new.forest), 'hex');
   content := new.document;
   new.threshold := content #>> '{threshold,value}';
   new.threshold_origin := content #>> '{threshold,origin}';

@@ -2,7 +2,7 @@
 --   _relief_features_<detector>(columns…)          the only holder of the owner's expressions
 --   _relief_verdict_<detector>(numbers, categories)   {score, threshold, version} by the promoted model; replaced by promote
 --   _relief_guarded_<detector>(columns…)           the same, NULL where an expression fails
---   _relief_judgement_<detector>(…)                flag, severity, deviations by the profile; replaced by promote
+--   _relief_judgement_<detector>(…)                score, flag, deviations by the profile; replaced by promote and refresh
 --   _relief_contributions_<detector>(numbers, categories)  each feature's part in the score; replaced by promote
 --   relief_score(row), relief_explain(row)         of the table's row type
 -- What promote replaces is made of identifiers, numbers and quoted literals alone.
@@ -57,8 +57,8 @@ as $$
           when 'explain' then p.proargtypes = (select reltype::text::oidvector from pg_class where oid = d.relation)
           when 'trigger' then p.pronargs = 0
           when 'event' then p.pronargs = 0
-          when 'judgement' then p.pronargs = 6
-          when 'explanation' then p.pronargs = 6
+          when 'judgement' then p.pronargs = 5
+          when 'explanation' then p.pronargs = 4
           when 'features' then p.proargnames = d.columns::text[]
           when 'guarded' then p.proargnames = d.columns::text[]
           else p.proargtypes = format('%s %s', 'double precision[]'::regtype::oid, 'text[]'::regtype::oid)::oidvector
@@ -124,17 +124,17 @@ $$;
 comment on function relief._guarded_call(relief.detector, text) is
   'Returns the text of a call that gives a row''s features, NULL where an expression fails.';
 
-create function relief._judgement_call(d relief.detector, row_name text, score text, threshold text, numbers text)
+create function relief._judgement_call(d relief.detector, row_name text, numbers text, in_full boolean)
   returns text
   language sql
   stable
   set search_path = pg_catalog, pg_temp
 as $$
   -- Each argument has its type: of an unknown one, somebody's overload might be the better match.
-  select format('%s(%s, %s, %s, null::pg_catalog.text[], %s, %s)', relief._function_name(d, 'judgement'), score, threshold, numbers,
-                relief._entity_text(d, row_name), relief._season_text(d, row_name))
+  select format('%s(%s, null::pg_catalog.text[], %s, %s, %s)', relief._function_name(d, 'judgement'), numbers,
+                relief._entity_text(d, row_name), relief._season_text(d, row_name), in_full::text)
 $$;
-comment on function relief._judgement_call(relief.detector, text, text, text, text) is 'Returns the text of a call that judges a row.';
+comment on function relief._judgement_call(relief.detector, text, text, boolean) is 'Returns the text of a call that scores and judges a row.';
 
 create function relief._adopt_function(d relief.detector, signature regprocedure, description text)
   returns void
@@ -253,64 +253,45 @@ end
 $$;
 comment on function relief._create_score_function(relief.detector, relief._feature[]) is 'Makes relief_score(row) of a detector''s table.';
 
+create function relief._replaced_by_promote(d relief.detector)
+  returns table (kind text, signature text, without_model text, description text)
+  language sql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+  select kind,
+         format('%s(%s) returns %s language sql stable parallel safe', relief._function_name(d, kind), arguments, result),
+         format(without_model, format('relief._no_model(%L)', d.name)),
+         description
+  from (values
+    ('verdict', 'numbers pg_catalog.float8[], categories pg_catalog.text[]', 'pg_catalog.float8[]', '%s',
+     'score, threshold and version by the promoted model.'),
+    ('contributions', 'numbers pg_catalog.float8[], categories pg_catalog.text[]', 'pg_catalog.float8[]', '%s',
+     'each feature''s part in the score by the promoted model.'),
+    ('judgement', 'numbers pg_catalog.float8[], categories pg_catalog.text[], entity pg_catalog.text, season pg_catalog.int2, in_full pg_catalog.bool',
+     'pg_catalog.jsonb', 'pg_catalog.to_jsonb(%s)', 'score, flag, and deviations from the profile, by the promoted model.'),
+    ('explanation', 'numbers pg_catalog.float8[], categories pg_catalog.text[], entity pg_catalog.text, season pg_catalog.int2',
+     'pg_catalog.jsonb', 'pg_catalog.to_jsonb(%s)', 'what is strange about a row, a feature an element.')
+  ) as f (kind, arguments, result, without_model, description)
+$$;
+comment on function relief._replaced_by_promote(relief.detector) is
+  'Returns the functions that promote replaces: their signatures, what they return without a model, what they are for.';
+
 create function relief._create_verdict(d relief.detector)
   returns void
   language plpgsql
   set search_path = pg_catalog, pg_temp
 as $$
+declare
+  f record;
 begin
-  execute format($sql$
-create function %s(numbers pg_catalog.float8[], categories pg_catalog.text[])
-  returns pg_catalog.float8[]
-  language sql
-  stable
-  parallel safe
-return relief._no_model(%L)$sql$,
-    relief._function_name(d, 'verdict'), d.name);
-  execute format($sql$
-create function %s(numbers pg_catalog.float8[], categories pg_catalog.text[])
-  returns pg_catalog.float8[]
-  language sql
-  stable
-  parallel safe
-return relief._no_model(%L)$sql$,
-    relief._function_name(d, 'contributions'), d.name);
-  execute format($sql$
-create function %s(
-    score pg_catalog.float8, threshold pg_catalog.float8, numbers pg_catalog.float8[], categories pg_catalog.text[],
-    entity pg_catalog.text, season pg_catalog.int2)
-  returns pg_catalog.jsonb
-  language sql
-  stable
-  parallel safe
-return null::pg_catalog.jsonb$sql$,
-    relief._function_name(d, 'judgement'));
-  execute format($sql$
-create function %s(
-    score pg_catalog.float8, threshold pg_catalog.float8, numbers pg_catalog.float8[], categories pg_catalog.text[],
-    entity pg_catalog.text, season pg_catalog.int2)
-  returns pg_catalog.jsonb
-  language sql
-  stable
-  parallel safe
-return pg_catalog.to_jsonb(relief._no_model(%L))$sql$,
-    relief._function_name(d, 'explanation'), d.name);
-  perform relief._adopt_verdict(d);
+  for f in select * from relief._replaced_by_promote(d) loop
+    execute format('create function %s return %s', f.signature, f.without_model);
+    perform relief._adopt_function(d, relief._generated(d, f.kind), f.description);
+  end loop;
 end
 $$;
 comment on function relief._create_verdict(relief.detector) is 'Makes the functions that promote replaces, for a detector without a promoted model.';
-
-create function relief._adopt_verdict(d relief.detector)
-  returns void
-  language sql
-  set search_path = pg_catalog, pg_temp
-as $$
-  select relief._adopt_function(d, relief._generated(d, 'verdict'), 'score, threshold and version by the promoted model.');
-  select relief._adopt_function(d, relief._generated(d, 'contributions'), 'each feature''s part in the score by the promoted model.');
-  select relief._adopt_function(d, relief._generated(d, 'explanation'), 'what is strange about a row, a feature an element.');
-  select relief._adopt_function(d, relief._generated(d, 'judgement'), 'flag, severity, and deviations from the profile.');
-$$;
-comment on function relief._adopt_verdict(relief.detector) is 'Adopts the functions that promote replaces.';
 
 create function relief._rule(d relief.detector, m relief.model)
   returns text
@@ -319,11 +300,18 @@ create function relief._rule(d relief.detector, m relief.model)
   set search_path = pg_catalog, pg_temp
 as $$
   select jsonb_build_object(
+    'threshold', m.threshold,
+    'version', m.version,
     'verdict', d.verdict,
     'entity', d.entity,
     'season', d.season,
     'deviation_threshold', d.deviation_threshold,
     'min_history', d.min_history,
+    'history', (
+      select jsonb_build_array(0) || to_jsonb(p.count) || to_jsonb(p.mean) || to_jsonb(p.stddev) || to_jsonb(p.median)
+             || to_jsonb(p.spread) || to_jsonb(p.spread_floor)
+      from relief.profile as p
+      where p.detector_id = d.id and p.entity = '' and p.season = -1),
     'ordinary_scores', m.document::jsonb #> '{ordinary,scores}',
     'ordinary_deviations', m.document::jsonb #> '{ordinary,deviations}',
     'features', (
@@ -337,66 +325,61 @@ as $$
       from relief.feature as f
       where f.detector_id = d.id))::text
 $$;
-comment on function relief._rule(relief.detector, relief.model) is 'Returns, as JSON, what makes a row an anomaly, for the runtime.';
+comment on function relief._rule(relief.detector, relief.model) is 'Returns, as JSON, what makes a row an anomaly, and the history of all rows together, for the runtime.';
 
 create function relief._replace_verdict(d relief.detector, m relief.model)
   returns void
   language plpgsql
   set search_path = pg_catalog, pg_temp
 as $$
+declare
+  rule constant text := relief._rule(d, m);
+  rule_key constant text := encode(sha256(convert_to(rule, 'UTF8')), 'hex');
+  forest_loaded constant text := format(
+    'coalesce(relief._have(%1$L), relief._load(relief._start(), %1$L, relief._forest(%1$L)))', m.forest_checksum);
+  rule_loaded constant text := format(
+    'coalesce(relief._have_rule(%L, %2$L), relief._load_rule(%2$L, %3$L, %4$s))', m.forest_checksum, rule_key, rule, forest_loaded);
+  levels constant text := case when d.entity = '{}' and d.season is null then 'null::pg_catalog.float8[]'
+                               else format('relief._levels(%s, entity, season)', d.id) end;
+  f record;
 begin
-  execute format($sql$
-create or replace function %1$s(numbers pg_catalog.float8[], categories pg_catalog.text[])
-  returns pg_catalog.float8[]
-  language sql
-  stable
-  parallel safe
-return array[
-  relief._score(%2$L, coalesce(relief._have(%2$L), relief._load(%2$L, relief._document(%2$L))), numbers, categories),
-  %3$L::pg_catalog.float8,
-  %4$s::pg_catalog.float8
-]$sql$,
-    relief._function_name(d, 'verdict'), m.checksum, m.threshold, m.version);
-  execute format($sql$
-create or replace function %1$s(numbers pg_catalog.float8[], categories pg_catalog.text[])
-  returns pg_catalog.float8[]
-  language sql
-  stable
-  parallel safe
-return relief._contributions(
-  %2$L, coalesce(relief._have_explainer(%2$L), relief._load(%2$L, relief._document(%2$L), true)), numbers, categories
-)$sql$,
-    relief._function_name(d, 'contributions'), m.checksum);
-  execute format($sql$
-create or replace function %1$s(
-    score pg_catalog.float8, threshold pg_catalog.float8, numbers pg_catalog.float8[], categories pg_catalog.text[],
-    entity pg_catalog.text, season pg_catalog.int2)
-  returns pg_catalog.jsonb
-  language sql
-  stable
-  parallel safe
-return relief._judge(
-  %2$L, coalesce(relief._have(%3$L), relief._load(%3$L, relief._document(%3$L))), score, threshold, numbers, entity,
-  relief._levels(%4$s, entity, season)
-)::pg_catalog.jsonb$sql$,
-    relief._function_name(d, 'judgement'), relief._rule(d, m), m.checksum, d.id);
-  execute format($sql$
-create or replace function %1$s(
-    score pg_catalog.float8, threshold pg_catalog.float8, numbers pg_catalog.float8[], categories pg_catalog.text[],
-    entity pg_catalog.text, season pg_catalog.int2)
-  returns pg_catalog.jsonb
-  language sql
-  stable
-  parallel safe
-return relief._explanation(
-  %2$L, coalesce(relief._have(%3$L), relief._load(%3$L, relief._document(%3$L))), %4$s(numbers, categories), score, threshold,
-  numbers, entity, relief._levels(%5$s, entity, season)
-)::pg_catalog.jsonb$sql$,
-    relief._function_name(d, 'explanation'), relief._rule(d, m), m.checksum, relief._function_name(d, 'contributions'), d.id);
-  perform relief._adopt_verdict(d);
+  for f in select * from relief._replaced_by_promote(d) loop
+    execute format('create or replace function %s return %s', f.signature, case f.kind
+      when 'verdict' then
+        format('array[relief._score(%L, %s, numbers, categories), %L::pg_catalog.float8, %s::pg_catalog.float8]',
+               m.forest_checksum, forest_loaded, m.threshold, m.version)
+      when 'contributions' then
+        format('relief._contributions(%1$L, coalesce(relief._have_explainer(%1$L), '
+               'relief._load_explainer(relief._start(), %1$L, relief._document(%1$L))), numbers, categories)', m.checksum)
+      when 'judgement' then
+        format('relief._judge(%L, %L, %s, numbers, categories, entity, %s, in_full)', m.forest_checksum, rule_key, rule_loaded, levels)
+      when 'explanation' then
+        format('relief._explanation(%L, %s, %s(numbers, categories), numbers, entity, %s)',
+               rule_key, rule_loaded, relief._function_name(d, 'contributions'), levels)
+    end);
+    perform relief._adopt_function(d, relief._generated(d, f.kind), f.description);
+  end loop;
 end
 $$;
 comment on function relief._replace_verdict(relief.detector, relief.model) is 'Makes a detector''s verdict and judgement those of one model.';
+
+create function relief._renew_judgement(detector text)
+  returns void
+  language plpgsql
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  d constant relief.detector := relief._lock_detector(detector);
+  m relief.model;
+begin
+  select * into m from relief.model as e where e.detector_id = d.id and e.version = d.promoted_version;
+  if found then
+    perform relief._require_generated(d);
+    perform relief._replace_verdict(d, m);
+  end if;
+end
+$$;
+comment on function relief._renew_judgement(text) is 'Makes the judgement of a detector''s promoted model follow what it depends on: profile, scales, tolerances.';
 
 create function relief._require_generated(d relief.detector)
   returns void

@@ -362,7 +362,7 @@ as $$
 declare
   locked relief.detector;
 begin
-  select * into locked from relief.detector as d where d.name = $1 for update;
+  select * into locked from relief.detector as d where d.name = $1 for no key update;
   if not found then
     perform relief._raise_no_detector($1);
   end if;
@@ -422,6 +422,7 @@ declare
   d relief.detector;
   generated regprocedure;
 begin
+  perform relief._lock_profile(e.id) from relief.detector as e where e.name = $1;
   select * into d from relief.detector as e where e.name = $1 for update;
   if not found then
     perform relief._raise_no_detector($1);

@@ -6,10 +6,12 @@ create function relief.add_model(detector text, document text, checksum text)
   set search_path = pg_catalog, pg_temp
 as $$
 declare
-  d constant relief.detector := relief._lock_detector(detector);
+  d relief.detector := relief._detector(detector);
   m relief.model;
   profile jsonb;
 begin
+  perform relief._lock_profile(d.id);
+  d := relief._lock_detector(detector);
   insert into relief.model (detector_id, version, document, checksum)
   select d.id, coalesce(max(e.version), 0) + 1, $2, $3
   from relief.model as e where e.detector_id = d.id

@@ -4,7 +4,6 @@ create type relief._target as (
   detector  text,
   relation  regclass,
   features  text,
-  verdict   text,
   judgement text,
   explanation text,
   on_error  text
@@ -25,8 +24,8 @@ begin
   if not found or relief._schema_of(d.relation) is null then
     perform relief._raise_no_detector(detector);
   end if;
-  return row(d.name, d.relation, relief._features_call(d, 'o'), relief._function_name(d, 'verdict'),
-             relief._judgement_call(d, 'o', '$1', '$2', '$3'), relief._explain_query(d, 'o'), d.on_error)::relief._target;
+  return row(d.name, d.relation, relief._features_call(d, 'o'),
+             relief._judgement_call(d, 'o', '$1', true), relief._explain_query(d, 'o'), d.on_error)::relief._target;
 end
 $$;
 comment on function relief._find(text) is 'Returns where a detector''s functions are; whoever may score may know.';
@@ -73,7 +72,6 @@ as $$
 declare
   target constant relief._target := relief._find(detector);
   numbers double precision[];
-  verdict double precision[];
   judgement jsonb;
 begin
   perform relief._require_columns(target, row_values);
@@ -89,14 +87,13 @@ begin
     deviation := jsonb_build_object('error', sqlerrm);
     return;
   end;
-  execute format('select %s($1, null::text[])', target.verdict) into verdict using numbers;
-  execute format('select %s from jsonb_populate_record(null::%s, $4) as o', target.judgement, target.relation)
-    into judgement using verdict[1], verdict[2], numbers, row_values;
-  score := verdict[1];
-  threshold := verdict[2];
-  is_anomaly := (judgement ->> 'is_anomaly')::boolean;
-  deviation := judgement -> 'deviation';
-  model_version := verdict[3];
+  execute format('select %s from jsonb_populate_record(null::%s, $2) as o', target.judgement, target.relation)
+    into judgement using numbers, row_values;
+  score := (judgement ->> 'relief_anomaly_score')::double precision;
+  threshold := (judgement ->> 'threshold')::double precision;
+  is_anomaly := (judgement ->> 'relief_is_anomaly')::boolean;
+  deviation := judgement -> 'relief_deviation';
+  model_version := (judgement ->> 'relief_model_version')::integer;
   severity := (judgement ->> 'severity')::double precision;
 end
 $$;

@@ -195,73 +195,61 @@ create function relief._trigger_body(d relief.detector)
   stable
   set search_path = pg_catalog, pg_temp
 as $$
-  -- No text but quoted identifiers goes in here. An update is compared column by column as it is stored: a WHEN clause would
-  -- forbid to retype or drop the columns in it. Under policy pass, what fails is caught: a row is never lost to its score.
-  select format($body$
+  -- No text but quoted identifiers goes in here. Under policy pass, what fails is caught: a row is never lost to its score.
+  select format(case d.on_error when 'pass' then $body$
 declare
   numbers double precision[];
-  verdict double precision[];
-  judgement jsonb;
 begin
-%1$s
-  return new;
-end
-$body$,
-    case d.on_error when 'pass' then format($body$
   begin
-%1$s
+%s
   exception when others then
     begin
-      new.relief_anomaly_score := null;
-      new.relief_is_anomaly := null;
-      new.relief_model_version := null;
-      new.relief_deviation := jsonb_build_object('error', sqlerrm);
+      new := jsonb_populate_record(new, jsonb_build_object(
+        'relief_anomaly_score', null, 'relief_is_anomaly', null, 'relief_model_version', null,
+        'relief_deviation', jsonb_build_object('error', sqlerrm)));
     exception when others then
-      null;  -- a companion column is gone; relief.check() tells
+      null;  -- a companion column is of another type by now; relief.check() tells
     end;
   end;
-$body$, steps) else steps end)
-  from (
-    select format($body$
-    if tg_op = 'UPDATE' and row(%3$s)::record operator(pg_catalog.*=) row(%4$s)::record then
-      return new;
-    end if;
-    numbers := %1$s;
-    verdict := %2$s(numbers, null::text[]);
-    new.relief_anomaly_score := verdict[1];
-    new.relief_model_version := verdict[3];
-%5$s
-    new.relief_is_anomaly := (judgement ->> 'is_anomaly')::boolean;
-    new.relief_deviation := judgement -> 'deviation';
-$body$,
-      relief._features_call(d, 'new'),
-      relief._function_name(d, 'verdict'),
-      string_agg(format('new.%I', watched.name), ', ' order by watched.n),
-      string_agg(format('old.%I', watched.name), ', ' order by watched.n),
-      relief._judgement_step(d)) as steps
-    from unnest(d.columns || d.entity || d.time_column || array(select c.name from relief._companion_columns() as c))
-      with ordinality as watched (name, n)
-    where watched.name is not null
-  ) as body
+  return new;
+end
+$body$ else $body$
+declare
+  numbers double precision[];
+begin
+%s
+  return new;
+end
+$body$ end,
+    relief._scoring_steps(d))
 $$;
 comment on function relief._trigger_body(relief.detector) is 'Returns the body of a detector''s trigger function.';
 
-create function relief._judgement_step(d relief.detector)
+create function relief._scoring_steps(d relief.detector)
   returns text
   language sql
   stable
   set search_path = pg_catalog, pg_temp
 as $$
-  -- Under policy pass, a row that can't be judged keeps its score, and the forest's word where that is enough for the verdict.
-  select format(case d.on_error when 'pass' then $body$    begin
-      judgement := %1$s;
-    exception when others then
-      judgement := jsonb_build_object('is_anomaly', %2$s, 'deviation', jsonb_build_object('error', sqlerrm));
-    end;$body$ else '    judgement := %1$s;' end,
-    relief._judgement_call(d, 'new', 'verdict[1]', 'verdict[2]', 'numbers'),
-    case when d.verdict in ('score', 'either') then 'verdict[1] >= verdict[2]' else 'null' end)
+  -- An update is compared column by column as it is stored: a WHEN clause would forbid to retype or drop the columns in it.
+  -- The companion columns are filled by name: one that is gone is passed over, and relief.check() tells.
+  select format($body$
+    if tg_op = 'UPDATE' then
+      if row(%1$s)::record operator(pg_catalog.*=) row(%2$s)::record then
+        return new;
+      end if;
+    end if;
+    numbers := %3$s;
+    new := jsonb_populate_record(new, %4$s);$body$,
+    string_agg(format('new.%I', watched.name), ', ' order by watched.n),
+    string_agg(format('old.%I', watched.name), ', ' order by watched.n),
+    relief._features_call(d, 'new'),
+    relief._judgement_call(d, 'new', 'numbers', false))
+  from unnest(d.columns || d.entity || d.time_column || array(select c.name from relief._companion_columns() as c))
+    with ordinality as watched (name, n)
+  where watched.name is not null
 $$;
-comment on function relief._judgement_step(relief.detector) is 'Returns the statement of the trigger function that judges a row.';
+comment on function relief._scoring_steps(relief.detector) is 'Returns the statements of the trigger function that score and judge a row.';
 
 create function relief.detach(detector text, drop_columns boolean default false)
   returns void

@@ -136,6 +136,22 @@ $$;
 comment on function relief._entity_text(relief.detector, text) is
   'Returns the expression of a row''s entity key: a JSON array of its columns, empty where one is NULL or the detector has none.';
 
+create function relief._lock_profile(detector integer)
+  returns date
+  language plpgsql
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  newest date;
+begin
+  insert into relief.refresh (detector_id) values (detector) on conflict do nothing;
+  select r.newest_day into strict newest from relief.refresh as r where r.detector_id = detector for update;
+  return newest;
+end
+$$;
+comment on function relief._lock_profile(integer) is
+  'Locks a detector''s profile, and returns its newest day: whoever locks the detector too locks the profile first.';
+
 create function relief._local_time_text(d relief.detector, row_name text)
   returns text
   language sql
@@ -214,8 +230,8 @@ declare
   level integer;
   p record;
 begin
-  foreach level in array '{3, 2, 1, 0}'::integer[] loop
-    -- 3: entity and season, 2: entity, 1: season of a detector without entities, 0: all rows
+  foreach level in array '{3, 2, 1}'::integer[] loop
+    -- 3: entity and season, 2: entity, 1: season of a detector without entities; 0, all rows, comes with the rule
     continue when level >= 2 and entity = '' or level % 2 = 1 and season < 0 or level = 1 and entity <> '';
     select q.complete, q.count || q.mean || q.stddev || q.median || q.spread || q.spread_floor as figures into p
     from relief.profile as q
@@ -231,4 +247,5 @@ begin
 end
 $$;
 comment on function relief._levels(integer, text, smallint) is
-  'Returns the histories to judge a row by, finest first, down to the first that is complete: each the level''s number and six figures a feature.';
+  'Returns the histories to judge a row by before that of all rows, finest first, down to the first that is complete: each the level''s '
+  'number and six figures a feature.';

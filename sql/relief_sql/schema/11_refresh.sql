@@ -7,15 +7,13 @@ create function relief._calibrate(d relief.detector)
   set search_path = pg_catalog, pg_temp
 as $$
 declare
-  locked relief.detector;
   share double precision;
   chosen bigint;
-  m relief.model;
 begin
   if not exists (select from relief.feature as f where f.detector_id = d.id and f.bin_width is null) then
     return;
   end if;
-  locked := relief._lock_detector(d.name);
+  perform relief._lock_profile(d.id);
   select 100 * least(1, 30000 / greatest(1, case when c.reltuples > 0 then c.reltuples else 50 * relief._blocks(c.oid) end)) into share
   from pg_class as c where c.oid = d.relation;
   -- A sample that holds no value at all, of a table that has shrunk, is none.
@@ -72,11 +70,6 @@ begin
   -- A model that was stored or promoted before its features had a scale judges on this one from now on.
   if chosen > 0 then
     delete from relief.profile as p where p.detector_id = d.id;
-  end if;
-  select * into m from relief.model as e where e.detector_id = d.id and e.version = locked.promoted_version;
-  if found then
-    perform relief._require_generated(locked);
-    perform relief._replace_verdict(locked, m);
   end if;
 end
 $$;
@@ -301,10 +294,8 @@ declare
   from_day date;
   merged bigint;
 begin
-  -- Whoever locks both locks the detector first.
+  newest := relief._lock_profile(d.id);
   perform relief._calibrate(d);
-  insert into relief.refresh (detector_id) values (d.id) on conflict do nothing;
-  select r.newest_day into strict newest from relief.refresh as r where r.detector_id = d.id for update;
   if d.time_column is not null and not "full" then
     -- The newest days again: rows may have arrived, and late transactions committed.
     from_day := newest - d.refresh_lag;
@@ -343,6 +334,7 @@ begin
   merged := relief._merge_buckets(d);
   drop table pg_temp.relief_touched;
   update relief.refresh as r set newest_day = newest, refreshed_at = now() where r.detector_id = d.id;
+  perform relief._renew_judgement(d.name);
   return merged;
 end
 $$;

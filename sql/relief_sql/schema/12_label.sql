@@ -91,7 +91,6 @@ as $$
 declare
   d constant relief.detector := relief._lock_detector(detector);
   entity_key text := '';
-  m relief.model;
 begin
   if not exists (select from relief.feature as f where f.detector_id = d.id and f.name = set_tolerance.feature) then
     raise exception 'detector "%" has no feature "%"', d.name, feature
@@ -122,10 +121,7 @@ begin
   values (d.id, $2, entity_key, $3, $4, $5)
   on conflict on constraint tolerance_pkey do update
     set direction = excluded.direction, min_absolute = excluded.min_absolute, min_relative = excluded.min_relative;
-  select * into m from relief.model as e where e.detector_id = d.id and e.version = d.promoted_version;
-  if found then
-    perform relief._replace_verdict(d, m);
-  end if;
+  perform relief._renew_judgement(d.name);
 end
 $$;
 comment on function relief.set_tolerance(text, text, text, double precision, double precision, jsonb) is

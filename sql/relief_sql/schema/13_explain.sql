@@ -1,24 +1,24 @@
 -- Explanations: what made a row strange, a feature a row.
 
 create function relief._explanation(
-    rule text, loaded text, contributions double precision[], score double precision, threshold double precision,
-    numbers double precision[], entity text, levels double precision[])
-  returns text
+    rule_key text,
+    loaded text,
+    contributions double precision[],
+    numbers double precision[],
+    entity text,
+    levels double precision[])
+  returns jsonb
   language plpython3u
   stable
   parallel safe
   cost 1000
 as $python$
-    import json
-
     try:
-        told = GD["{{runtime_key}}"].tell(rule, contributions, score, threshold, numbers, entity, levels)
-        return json.dumps(told, ensure_ascii=False, allow_nan=False)
+        return GD["{{runtime_key}}"].tell(rule_key, contributions, numbers, entity, levels)
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         plpy.error("row cannot be explained: %s" % error, sqlstate="22023")
 $python$;
-comment on function relief._explanation(
-  text, text, double precision[], double precision, double precision, double precision[], text, double precision[]) is
+comment on function relief._explanation(text, text, double precision[], double precision[], text, double precision[]) is
   'Returns, as a JSON array of one object a feature, the most telling first, what is strange about a row.';
 
 create function relief._create_explain_function(d relief.detector, features relief._feature[])
@@ -51,11 +51,10 @@ create function relief._explain_query(d relief.detector, row_name text)
 as $$
   select format(
     'select told.* from (select %s as numbers) as f'
-    ' cross join lateral (select %s(f.numbers, null::pg_catalog.text[]) as verdict) as v'
-    ' cross join lateral pg_catalog.jsonb_to_recordset(%s(v.verdict[1], v.verdict[2], f.numbers, null::pg_catalog.text[], %s, %s)) as told'
+    ' cross join lateral pg_catalog.jsonb_to_recordset(%s(f.numbers, null::pg_catalog.text[], %s, %s)) as told'
     ' (feature pg_catalog.text, value pg_catalog.float8, expected pg_catalog.float8, z pg_catalog.float8, robust pg_catalog.float8,'
     ' level pg_catalog.text, contribution pg_catalog.float8, share pg_catalog.float8, baseline pg_catalog.float8, sentence pg_catalog.text)',
-    relief._features_call(d, row_name), relief._function_name(d, 'verdict'), relief._function_name(d, 'explanation'),
+    relief._features_call(d, row_name), relief._function_name(d, 'explanation'),
     relief._entity_text(d, row_name), relief._season_text(d, row_name))
 $$;
 comment on function relief._explain_query(relief.detector, text) is 'Returns the query that explains a row.';

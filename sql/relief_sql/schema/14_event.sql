@@ -70,24 +70,21 @@ as $$
   select format($body$
 declare
   numbers double precision[];
-  verdict double precision[];
   judgement jsonb;
   explanation jsonb;
 begin
   numbers := %1$s;
-  verdict := %2$s(numbers, null::text[]);
-  judgement := %3$s;
-  explanation := %4$s(verdict[1], verdict[2], numbers, null::text[], %5$s, %6$s);
+  judgement := %2$s;
+  explanation := %3$s(numbers, null::text[], %4$s, %5$s);
   insert into relief.event (detector, relation, key, model_version, score, severity, verdict, contributions, sentence)
-  values (%7$L, coalesce(pg_partition_root(tg_relid), tg_relid), %8$s, new.relief_model_version, new.relief_anomaly_score, (judgement ->> 'severity')::double precision,
+  values (%6$L, coalesce(pg_partition_root(tg_relid), tg_relid), %7$s, new.relief_model_version, new.relief_anomaly_score, (judgement ->> 'severity')::double precision,
           judgement ->> 'verdict', jsonb_path_query_array(explanation, '$[0 to 2]'), explanation #>> '{0,sentence}');
   return null;
-%9$s
+%8$s
 end
 $body$,
     relief._features_call(d, 'new'),
-    relief._function_name(d, 'verdict'),
-    relief._judgement_call(d, 'new', 'verdict[1]', 'verdict[2]', 'numbers'),
+    relief._judgement_call(d, 'new', 'numbers', true),
     relief._function_name(d, 'explanation'),
     relief._entity_text(d, 'new'),
     relief._season_text(d, 'new'),

@@ -10,10 +10,11 @@ declare
   document constant text := '{"format":1,"features":[{"name":"x","expression":"x","kind":"number"}],"encoders":{},"samples":2,'
     '"average_path_length":1.0,"trees":[{"feature":[0,-1,-1],"value":[0.0,1.0,3.0],"missing_left":[0,0,0],"rows":[2,1,1]}],'
     '"threshold":{"value":0.5,"origin":"fixed"}}';
-  key constant text := encode(sha256(convert_to(document, 'UTF8')), 'hex');
+  forest constant bytea := relief._pack(relief._start(), encode(sha256(convert_to(document, 'UTF8')), 'hex'), document);
+  key constant text := encode(sha256(forest), 'hex');
   scores double precision[];
 begin
-  perform relief._load(key, document);
+  perform relief._load(relief._start(), key, forest);
   scores := array[relief._score(key, '', '{-1}', null), relief._score(key, '', '{1}', null)];
   return case when scores = '{0.5, 0.125}' then null else format('scores are %s, not {0.5,0.125}', scores) end;
 exception when others then

@@ -45,14 +45,19 @@ revoke execute on all functions in schema relief from public;
 revoke execute on all procedures in schema relief from public;
 grant execute on function
   relief._have(text),
-  relief._load(text, text, boolean),
+  relief._have_rule(text, text),
   relief._have_explainer(text),
+  relief._start(),
+  relief._load(text, text, bytea),
+  relief._load_rule(text, text, text),
+  relief._load_explainer(text, text, text),
   relief._contributions(text, text, double precision[], text[]),
-  relief._judge(text, text, double precision, double precision, double precision[], text, double precision[]),
-  relief._explanation(text, text, double precision[], double precision, double precision, double precision[], text, double precision[]),
+  relief._judge(text, text, text, double precision[], text[], text, double precision[], boolean),
+  relief._explanation(text, text, double precision[], double precision[], text, double precision[]),
   relief._levels(integer, text, smallint),
   relief._score(text, text, double precision[], text[]),
   relief._document(text),
   relief._float8(numeric),
+  relief._forest(text),
   relief._no_model(text)
   to public;
