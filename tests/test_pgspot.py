@@ -14,6 +14,9 @@ from relief_sql.assemble import install_script
 UNPARSED = {
     "_scaled": "a body by return",
     "_float8": "a body by return",
+    "_fetch": "a body by return",
+    "_fetch_with_rule": "a body by return",
+    "_fetch_explainer": "a body by return",
     "_probe_feature": "a cursor for a dynamic query",
     "_check_feature": "an assignment to a field of a composite variable",
     "_check_detector": "return next",

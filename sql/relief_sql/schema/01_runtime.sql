@@ -1,6 +1,6 @@
 -- Runtime: the only PL/Python of Relief. It is fixed, reads no table and never calls plpy.execute, so it is safe in parallel workers.
 -- A session keeps what it scores and judges with, each by the checksum of what it was made from. A call reads
---   relief._score(key, coalesce(relief._have(key), relief._load(relief._start(), key, relief._forest(key))), numbers, categories)
+--   relief._score(key, coalesce(relief._have(key), relief._fetch(key)), numbers, categories)
 -- so the forest is fetched only when the session doesn't hold it yet, and Python's modules are loaded only then.
 
 create function relief._have(key text)

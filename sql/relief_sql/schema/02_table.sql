@@ -203,6 +203,39 @@ as $$
 $$;
 comment on function relief._forest(text) is 'Returns the packed forest with this checksum. Who can name the checksum may score with the model.';
 
+-- Parsed bodies, as their callers need no right on schema relief; with a setting, which keeps them out of their callers: what is
+-- rarely called is not to be prepared for in every transaction.
+
+create function relief._fetch(key text)
+  returns text
+  language sql
+  stable
+  parallel safe
+  cost 10
+  set search_path = pg_catalog, pg_temp
+return relief._load(relief._start(), key, relief._forest(key));
+comment on function relief._fetch(text) is 'Brings a model into this session and returns an empty text.';
+
+create function relief._fetch_with_rule(key text, rule_key text, rule text)
+  returns text
+  language sql
+  stable
+  parallel safe
+  cost 10
+  set search_path = pg_catalog, pg_temp
+return relief._load_rule(rule_key, rule, coalesce(relief._have(key), relief._fetch(key)));
+comment on function relief._fetch_with_rule(text, text, text) is 'Brings a model and a rule into this session and returns an empty text.';
+
+create function relief._fetch_explainer(key text)
+  returns text
+  language sql
+  stable
+  parallel safe
+  cost 10
+  set search_path = pg_catalog, pg_temp
+return relief._load_explainer(relief._start(), key, relief._document(key));
+comment on function relief._fetch_explainer(text) is 'Brings what explains a model''s scores into this session and returns an empty text.';
+
 create function relief._check_model()
   returns trigger
   language plpgsql

@@ -335,10 +335,8 @@ as $$
 declare
   rule constant text := relief._rule(d, m);
   rule_key constant text := encode(sha256(convert_to(rule, 'UTF8')), 'hex');
-  forest_loaded constant text := format(
-    'coalesce(relief._have(%1$L), relief._load(relief._start(), %1$L, relief._forest(%1$L)))', m.forest_checksum);
-  rule_loaded constant text := format(
-    'coalesce(relief._have_rule(%L, %2$L), relief._load_rule(%2$L, %3$L, %4$s))', m.forest_checksum, rule_key, rule, forest_loaded);
+  judge_loaded constant text := format(
+    'coalesce(relief._have_rule(%1$L, %2$L), relief._fetch_with_rule(%1$L, %2$L, %3$L))', m.forest_checksum, rule_key, rule);
   levels constant text := case when d.entity = '{}' and d.season is null then 'null::pg_catalog.float8[]'
                                else format('relief._levels(%s, entity, season)', d.id) end;
   f record;
@@ -346,16 +344,16 @@ begin
   for f in select * from relief._replaced_by_promote(d) loop
     execute format('create or replace function %s return %s', f.signature, case f.kind
       when 'verdict' then
-        format('array[relief._score(%L, %s, numbers, categories), %L::pg_catalog.float8, %s::pg_catalog.float8]',
-               m.forest_checksum, forest_loaded, m.threshold, m.version)
+        format('array[relief._score(%1$L, coalesce(relief._have(%1$L), relief._fetch(%1$L)), numbers, categories), '
+               '%2$L::pg_catalog.float8, %3$s::pg_catalog.float8]', m.forest_checksum, m.threshold, m.version)
       when 'contributions' then
-        format('relief._contributions(%1$L, coalesce(relief._have_explainer(%1$L), '
-               'relief._load_explainer(relief._start(), %1$L, relief._document(%1$L))), numbers, categories)', m.checksum)
+        format('relief._contributions(%1$L, coalesce(relief._have_explainer(%1$L), relief._fetch_explainer(%1$L)), numbers, categories)',
+               m.checksum)
       when 'judgement' then
-        format('relief._judge(%L, %L, %s, numbers, categories, entity, %s, in_full)', m.forest_checksum, rule_key, rule_loaded, levels)
+        format('relief._judge(%L, %L, %s, numbers, categories, entity, %s, in_full)', m.forest_checksum, rule_key, judge_loaded, levels)
       when 'explanation' then
         format('relief._explanation(%L, %s, %s(numbers, categories), numbers, entity, %s)',
-               rule_key, rule_loaded, relief._function_name(d, 'contributions'), levels)
+               rule_key, judge_loaded, relief._function_name(d, 'contributions'), levels)
     end);
     perform relief._adopt_function(d, relief._generated(d, f.kind), f.description);
   end loop;

@@ -44,12 +44,15 @@ comment on function relief.grant_admin(regrole) is
 revoke execute on all functions in schema relief from public;
 revoke execute on all procedures in schema relief from public;
 grant execute on function
-  relief._have(text),
-  relief._have_rule(text, text),
-  relief._have_explainer(text),
   relief._start(),
+  relief._have(text),
+  relief._fetch(text),
   relief._load(text, text, bytea),
+  relief._have_rule(text, text),
+  relief._fetch_with_rule(text, text, text),
   relief._load_rule(text, text, text),
+  relief._have_explainer(text),
+  relief._fetch_explainer(text),
   relief._load_explainer(text, text, text),
   relief._contributions(text, text, double precision[], text[]),
   relief._judge(text, text, text, double precision[], text[], text, double precision[], boolean),
