@@ -262,3 +262,29 @@ def test_backfill_inside_a_transaction_is_refused(orders: Connection) -> None:
     query(orders, "select relief.attach('orders')")
     with refused("2D000"), orders.transaction():
         query(orders, "call relief.backfill('orders')")
+
+
+def test_backfill_under_policy_raise_stops_at_the_first_bad_row_and_goes_on_once_it_is_mended(
+    database: Database,
+) -> None:
+    make_orders(database.superuser, rows=1000, on_error="raise")
+    add_model(database.superuser, "orders", stump(FEATURES))
+    database.query("select relief.promote('orders')")
+    database.query("update shop.orders set b = -1 where id = 900")
+    database.query("select relief.attach('orders')")
+    database.query("analyze shop.orders")
+    with refused("2201E", "cannot take logarithm of a negative number"):
+        database.query("call relief.backfill('orders', batch_rows => 100)")
+    # The batches before are there, that of the bad row isn't.
+    left = database.query("select id from shop.orders where relief_model_version is null")
+    assert 900 in left
+    assert 1 < len(left) <= 200
+    assert database.value("select count(*) from shop.orders where relief_deviation ? 'error'") == 0
+    with refused("2201E", "cannot take logarithm of a negative number"):
+        database.query("call relief.backfill('orders')")
+    database.query("update shop.orders set b = 1 where id = 900")
+    told: list[str] = []
+    database.superuser.add_notice_handler(lambda notice: told.append(notice.message_primary))
+    database.query("call relief.backfill('orders')")
+    assert told == [f'backfill of detector "orders": {len(left) - 1} rows scored']
+    assert database.value(STALE, 1) == 0
