@@ -29,7 +29,7 @@ test-matrix: setup ## Run the database tests on PostgreSQL 14, 16, 17 and 18; AR
 test-soak: setup ## Run the tests that take long
 	$(BIN)/pytest -m soak $(ARGS)
 
-bench: setup ## Measure, and print a table; ARGS="--only NAME" for one row, "--help" for more
+bench: setup $(BIN)/.bench ## Measure, and print a table; ARGS="--only NAME" for one row, "--help" for more
 	$(BIN)/python -m tests.bench $(ARGS)
 
 lint: setup ## Check style, types, and the generated SQL
@@ -50,6 +50,10 @@ clean: ## Delete .venv, build/ and caches
 
 $(SCRIPT): $(SOURCES)
 	PYTHONPATH=plpython:sql $(PYTHON) -m relief_sql.assemble build
+
+$(BIN)/.bench: $(BIN)/.installed
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev,bench]'
+	touch $@
 
 $(BIN)/.installed: pyproject.toml
 	$(PYTHON) -m venv .venv

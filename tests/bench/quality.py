@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import gzip
-import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,13 +13,10 @@ from relief_trainer.sample import Request
 from relief_trainer.train import Settings, train
 from tests.bench.measure import say
 from tests.bench.result import Bar, Result
-from tests.bench.server import Connection, connect, server
+from tests.bench.server import connect, server
+from tests.helpers.quality import count_alarms, judge, load_machine, swap_flights
 
-DATA = Path(__file__).parent.parent / "data"
 SAMPLED_FLIGHTS = 100_000
-SWAPPED_SHARE = 0.01
-# The Numenta Anomaly Benchmark lets a detector learn from the first 15 % of a series.
-PROBATION = 0.15
 
 
 def contextual() -> list[Result]:
@@ -31,18 +24,20 @@ def contextual() -> list[Result]:
     results = []
     with server() as cluster, connect(cluster) as connection:
         for swapped in ("air_time", "distance"):
+            swap_flights(connection, swapped, SAMPLED_FLIGHTS)
             for features in (("air_time", "distance"), ("dep_delay", "arr_delay", "air_time", "distance")):
                 say(f"  {swapped} of other flights, seen by {', '.join(features)}")
-                _swap(connection, swapped)
-                _detect(connection, cluster.dsn(), "swapped", features, "time_hour", ["origin", "dest"])
-                rows: list[Any] = connection.execute(
-                    "select o.is_swapped, d.score, d.severity from swapped as o"
-                    " cross join lateral relief.detect('swapped', to_jsonb(o) - 'is_swapped') as d"
-                    " where o.is_swapped or o.id % 10 = 0"
-                ).fetchall()
+                connection.execute(
+                    "select relief.create_detector('swapped', 'swapped', %s, time_column => 'time_hour',"
+                    " entity => '{origin, dest}')",
+                    [list(features)],
+                )
+                _train(cluster.dsn(), "swapped")
+                judged = judge(connection, "swapped", "o.is_swapped")
                 connection.execute("select relief.drop_detector('swapped')")
-                truth = np.array([row[0] for row in rows])
-                forest, severity = (roc_auc_score(truth, [row[n] for row in rows]) for n in (1, 2))
+                truth = np.array([row.known for row in judged])
+                severity = roc_auc_score(truth, [row.severity for row in judged])
+                forest = roc_auc_score(truth, [row.score for row in judged])
                 results.append(
                     Result(
                         f"AUROC of severity, {swapped} swapped between flights, {len(features)} features",
@@ -57,89 +52,31 @@ def contextual() -> list[Result]:
 
 def machine() -> list[Result]:
     """Measure which failures of a machine its temperature tells, and how many false alarms that costs."""
-    with gzip.open(DATA / "machine_temperature.csv.gz", "rt", encoding="utf-8") as file:
-        series = [(row["timestamp"], float(row["value"])) for row in csv.DictReader(file)]
-    windows = json.loads((DATA / "machine_temperature_windows.json").read_text())[
-        "machine_temperature_system_failure.csv"
-    ]
-    since = series[int(len(series) * PROBATION)][0]
     results = []
     with server() as cluster, connect(cluster) as connection:
+        since = load_machine(connection)
         for verdict, threshold in (("score", 6), ("either", 6), ("deviation", 3)):
-            connection.execute("drop table if exists machine cascade")
-            connection.execute("create table machine (id serial primary key, at timestamp, value float8)")
-            with connection.cursor() as cursor, cursor.copy("copy machine (at, value) from stdin") as copy:
-                for row in series:
-                    copy.write_row(row)
-            _detect(
-                connection,
-                cluster.dsn(),
-                "machine",
-                ("value",),
-                "at",
-                [],
-                where=f"at < '{since}'",
-                verdict=verdict,
-                deviation_threshold=threshold,
+            connection.execute(
+                "select relief.create_detector('machine', 'machine', '{value}', time_column => 'at', verdict => %s,"
+                " deviation_threshold => %s)",
+                [verdict, threshold],
             )
-            judged: list[Any] = connection.execute(
-                "select m.at::text, d.is_anomaly from machine as m"
-                " cross join lateral relief.detect('machine', to_jsonb(m)) as d where m.at >= %s",
-                [since],
-            ).fetchall()
+            _train(cluster.dsn(), "machine", where=f"at < '{since}'")
+            judged = judge(connection, "machine", "o.at::text", f"o.at >= '{since}'")
             connection.execute("select relief.drop_detector('machine')")
-            results.append(_count_alarms(judged, windows, since, f"verdict {verdict}"))
+            alarms = count_alarms(((row.known, row.is_anomaly) for row in judged), since)
+            results.append(
+                Result(
+                    f"machine temperature, verdict {verdict}: labelled windows hit",
+                    alarms.hits / alarms.windows,
+                    unit="",
+                    detail=f"{alarms.hits} of {alarms.windows}; {alarms.false_per_thousand:.1f} in 1,000 false alarms",
+                )
+            )
     return results
 
 
-def _count_alarms(judged: list[Any], windows: list[list[str]], since: str, what: str) -> Result:
-    later = [(begin, end) for begin, end in windows if end > since]
-    inside = [any(begin <= at <= end for begin, end in later) for at, _ in judged]
-    hits = sum(any(flag and begin <= at <= end for at, flag in judged) for begin, end in later)
-    outside = [flag for (_, flag), within in zip(judged, inside, strict=True) if not within]
-    return Result(
-        f"machine temperature, {what}: labelled windows hit",
-        hits / len(later),
-        unit="",
-        detail=f"{hits} of {len(later)}; {1000 * sum(map(bool, outside)) / len(outside):.1f} in 1,000 false alarms",
-    )
-
-
-def _swap(connection: Connection, column: str) -> None:
-    """Make the table ``swapped``: flights of which one in a hundred has another flight's value in a column."""
-    count = int(SAMPLED_FLIGHTS * SWAPPED_SHARE)
-    connection.execute("drop table if exists swapped cascade")
-    connection.execute("select setseed(0.3)")
-    statements: list[Any] = [
-        "create table swapped as select id, origin, dest, time_hour, dep_delay, arr_delay, air_time, distance,"
-        " false as is_swapped from flights where air_time is not null order by random()"
-        f" limit {SAMPLED_FLIGHTS}",
-        f"with picked as (select id, row_number() over () as n from (select id from swapped order by random()"
-        f" limit {count}) as p), other as (select {column} as value, row_number() over (order by random()) as n"
-        f" from swapped) update swapped set {column} = other.value, is_swapped = true"
-        " from picked join other using (n) where swapped.id = picked.id",
-        "alter table swapped add primary key (id)",
-    ]
-    for statement in statements:
-        connection.execute(statement)
-
-
-def _detect(
-    connection: Connection,
-    dsn: str,
-    name: str,
-    features: tuple[str, ...],
-    time_column: str,
-    entity: list[str],
-    where: str | None = None,
-    verdict: str = "either",
-    deviation_threshold: float = 6,
-) -> None:
-    connection.execute(
-        "select relief.create_detector(%s, %s, %s, time_column => %s, entity => %s, verdict => %s,"
-        " deviation_threshold => %s)",
-        [name, name, list(features), time_column, entity, verdict, deviation_threshold],
-    )
+def _train(dsn: str, name: str, where: str | None = None) -> None:
     with trainer_connection.connect(dsn) as training:
         train(training, name, Settings(request=Request(where=where)), promote=True)
 
@@ -149,7 +86,7 @@ def explanations() -> list[Result]:
     try:
         import shap
     except ImportError:
-        return [Result("contributions against SHAP", None, detail="skipped: pip install shap")]
+        return [Result("contributions against SHAP", None, detail="skipped: pip install 'relief[bench]'")]
     import pandas as pd
     from relief_runtime.document import checksum
     from relief_runtime.explain import Explainer
