@@ -7,6 +7,9 @@ create table relief.detector (
   schema_name      name not null,
   table_name       name not null,
   columns          name[] not null,
+  arguments        name[] not null,
+  attributes       jsonb not null default '{}',
+  attributes_of    oid,
   time_column      name,
   time_zone        text not null,
   entity           name[] not null,
@@ -52,6 +55,10 @@ comment on table relief.detector is 'A named configuration: one table, its featu
 comment on column relief.detector.schema_name is 'Where the relation was when the detector was made: a regclass loses its name with its table.';
 comment on column relief.detector.table_name is 'See schema_name.';
 comment on column relief.detector.columns is 'The columns that the features read, in the order of the arguments of the features function.';
+comment on column relief.detector.arguments is 'The names of the arguments: what the columns were called when the detector was made.';
+comment on column relief.detector.attributes is 'The numbers of the columns that the detector reads, by name: so a renamed one is found again.';
+comment on column relief.detector.attributes_of is
+  'The relation that attributes numbers, as a number: of a table that was restored from a dump they tell nothing.';
 comment on column relief.detector.time_column is 'The column that tells when a row happened; relief train --since compares with it.';
 comment on column relief.detector.time_zone is 'In which days begin and hours count, where time_column is a timestamptz.';
 comment on column relief.detector.entity is 'The columns that name the thing a row is about; it is compared with its own history.';
@@ -74,6 +81,7 @@ create table relief.feature (
   position    integer not null,
   name        text not null,
   expression  text not null,
+  columns     name[] not null,
   kind        text not null default 'number',
   scale       text not null default 'auto',
   transform   text,
@@ -86,6 +94,7 @@ create table relief.feature (
   constraint scale_is_known check (scale in ('auto', 'linear', 'log')),
   constraint transform_is_known check (transform in ('linear', 'log'))
 );
+comment on column relief.feature.columns is 'The columns that the expression reads.';
 comment on column relief.feature.scale is 'On what scale the profile compares: linear, log (for positive numbers that vary by factors), or chosen by the data.';
 comment on column relief.feature.transform is 'The scale in use: linear, or log, where x stands at asinh(x / unit). Set by the first refresh or training.';
 comment on column relief.feature.unit is 'What the logarithmic scale takes for small.';

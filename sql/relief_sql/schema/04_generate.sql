@@ -59,8 +59,8 @@ as $$
           when 'event' then p.pronargs = 0
           when 'judgement' then p.pronargs = 5
           when 'explanation' then p.pronargs = 4
-          when 'features' then p.proargnames = d.columns::text[]
-          when 'guarded' then p.proargnames = d.columns::text[]
+          when 'features' then p.proargnames = d.arguments::text[]
+          when 'guarded' then p.proargnames = d.arguments::text[]
           else p.proargtypes = format('%s %s', 'double precision[]'::regtype::oid, 'text[]'::regtype::oid)::oidvector
         end
   order by p.proowner = (select relowner from pg_class where oid = d.relation) desc nulls last, p.oid
@@ -164,16 +164,29 @@ create function relief._create_features(d relief.detector, features relief._feat
   set search_path = pg_catalog, pg_temp
 as $$
 declare
-  arguments text;
   numbers text;
-  statement text;
 begin
-  select string_agg(format('%I %s', a.attname, format_type(a.atttypid, -1)), ', ' order by c.n) into strict arguments
-  from unnest(d.columns) with ordinality as c (name, n)
-  join pg_attribute as a on a.attrelid = d.relation and a.attname = c.name;
-
   select string_agg('  ' || f.value, E',\n' order by f.n) into strict numbers
   from unnest(features) with ordinality as f (name, expression, value, columns, parallel_safe, n);
+
+  perform relief._define_features(d, format(E'return array[\n%s\n]', numbers), relief._parallel_label(features), name_path);
+end
+$$;
+comment on function relief._create_features(relief.detector, relief._feature[], text) is
+  'Makes the features function of a detector from expressions that relief._check_feature has passed.';
+
+create function relief._define_features(d relief.detector, body text, label text, name_path text)
+  returns void
+  language plpgsql
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  arguments text;
+  statement text;
+begin
+  select string_agg(format('%I %s', d.arguments[c.n], format_type(a.atttypid, -1)), ', ' order by c.n) into strict arguments
+  from unnest(d.columns) with ordinality as c (name, n)
+  join pg_attribute as a on a.attrelid = d.relation and a.attname = c.name;
 
   -- CREATE, never OR REPLACE: a function that is there already is somebody's.
   statement := format($sql$
@@ -182,10 +195,8 @@ create function %s(%s)
   language sql
   stable
   parallel %s
-return array[
-%s
-]$sql$,
-    relief._function_name(d, 'features'), arguments, relief._parallel_label(features), numbers);
+%s$sql$,
+    relief._function_name(d, 'features'), arguments, label, body);
   perform set_config('search_path', name_path, true);
   execute statement;
   perform pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
@@ -209,8 +220,8 @@ $sql$,
   perform relief._adopt_function(d, relief._generated(d, 'guarded'), 'its features, NULL where an expression fails.');
 end
 $$;
-comment on function relief._create_features(relief.detector, relief._feature[], text) is
-  'Makes the features function of a detector from expressions that relief._check_feature has passed.';
+comment on function relief._define_features(relief.detector, text, text, text) is
+  'Makes the features function of a detector, of a parsed body whose names are looked up in name_path, and the one that guards it.';
 
 create function relief._parallel_label(features relief._feature[])
   returns text
@@ -232,7 +243,7 @@ as $$
 $$;
 comment on function relief._score_body(relief.detector) is 'Returns the body of relief_score(row).';
 
-create function relief._create_score_function(d relief.detector, features relief._feature[])
+create function relief._create_score_function(d relief.detector, label text, again boolean default false)
   returns void
   language plpgsql
   set search_path = pg_catalog, pg_temp
@@ -240,18 +251,20 @@ as $$
 begin
   -- A string body: with a parsed one, ALTER TABLE … ALTER TYPE would fail because a function uses the row type.
   execute format($sql$
-create function %I.relief_score(o %s)
+create %s function %I.relief_score(o %s)
   returns pg_catalog.float8
   language sql
   stable
   parallel %s
 as %L$sql$,
-    relief._schema_of(d.relation), d.relation, relief._parallel_label(features), relief._score_body(d));
+    -- Again: the detector's own, which views may have come to depend on.
+    case when again then 'or replace' else '' end,
+    relief._schema_of(d.relation), d.relation, label, relief._score_body(d));
   perform relief._adopt_function(
     d, relief._score_function(d.relation), 'the anomaly score of a row, in (0, 1], higher = more anomalous.');
 end
 $$;
-comment on function relief._create_score_function(relief.detector, relief._feature[]) is 'Makes relief_score(row) of a detector''s table.';
+comment on function relief._create_score_function(relief.detector, text, boolean) is 'Makes relief_score(row) of a detector''s table.';
 
 create function relief._replaced_by_promote(d relief.detector)
   returns table (kind text, signature text, without_model text, description text)
@@ -277,7 +290,7 @@ $$;
 comment on function relief._replaced_by_promote(relief.detector) is
   'Returns the functions that promote replaces: their signatures, what they return without a model, what they are for.';
 
-create function relief._create_verdict(d relief.detector)
+create function relief._create_verdict(d relief.detector, kinds text[] default '{verdict, contributions, judgement, explanation}')
   returns void
   language plpgsql
   set search_path = pg_catalog, pg_temp
@@ -285,13 +298,13 @@ as $$
 declare
   f record;
 begin
-  for f in select * from relief._replaced_by_promote(d) loop
+  for f in select * from relief._replaced_by_promote(d) as r where r.kind = any (kinds) loop
     execute format('create function %s return %s', f.signature, f.without_model);
     perform relief._adopt_function(d, relief._generated(d, f.kind), f.description);
   end loop;
 end
 $$;
-comment on function relief._create_verdict(relief.detector) is 'Makes the functions that promote replaces, for a detector without a promoted model.';
+comment on function relief._create_verdict(relief.detector, text[]) is 'Makes the functions that promote replaces, for a detector without a promoted model.';
 
 create function relief._rule(d relief.detector, m relief.model)
   returns text
@@ -394,9 +407,9 @@ begin
   if found then
     raise exception 'function % of detector "%" does not exist any more', missing, d.name
       using errcode = 'undefined_function',
-            hint = format('It was dropped, or table %s was moved to another schema. Make the detector again: first select relief.drop_detector(%L);', d.relation, d.name);
+            hint = format('It was dropped, or table %s was moved to another schema: select relief.regenerate(%L);', d.relation, d.name);
   end if;
 end
 $$;
 comment on function relief._require_generated(relief.detector) is
-  'Raises an error if a generated function is gone: to make it anew, under a name that may be somebody''s by now, takes create_detector.';
+  'Raises an error if a generated function is gone.';

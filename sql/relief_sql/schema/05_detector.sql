@@ -43,29 +43,32 @@ begin
       using errcode = 'too_many_arguments', hint = 'Spread the columns over several detectors.';
   end if;
 
-  insert into relief.detector (name, relation, schema_name, table_name, columns, time_column, time_zone, entity, season, contamination,
+  insert into relief.detector (name, relation, schema_name, table_name, columns, arguments, time_column, time_zone, entity, season, contamination,
                                threshold, on_error, verdict, deviation_threshold, min_history, profile_window, refresh_lag, score_function)
   select name, relation, relief._schema_of(relation), c.relname,
-         array(select attname from pg_attribute where attrelid = relation and attnum = any (attributes) order by attnum),
-         time_column, time_zone, entity, season,
+         read.columns, read.columns, time_column, time_zone, entity, season,
          case when threshold is null then coalesce(contamination, 0.01) end, threshold, on_error,
          verdict, deviation_threshold, min_history, profile_window, 1, score_function
-  from pg_class as c where c.oid = relation
+  from pg_class as c,
+       (select array(select attname from pg_attribute where attrelid = relation and attnum = any (attributes) order by attnum)) as read (columns)
+  where c.oid = relation
   on conflict do nothing
   returning * into d;
   if not found then
     raise exception 'detector "%" already exists', name
       using errcode = 'duplicate_object', hint = format('Choose another name, or first: select relief.drop_detector(%L);', name);
   end if;
-  insert into relief.feature (detector_id, position, name, expression, scale)
-  select d.id, f.n, f.name, f.expression, coalesce(scale[f.n], 'auto')
+  perform relief._note_attributes(name);
+  insert into relief.feature (detector_id, position, name, expression, columns, scale)
+  select d.id, f.n, f.name, f.expression,
+         array(select attname from pg_attribute where attrelid = relation and attnum = any (f.columns) order by attnum), coalesce(scale[f.n], 'auto')
   from unnest(checked) with ordinality as f (name, expression, value, columns, parallel_safe, n);
 
   perform relief._create_features(d, checked, name_path);
   perform relief._create_verdict(d);
   if score_function then
-    perform relief._create_score_function(d, checked);
-    perform relief._create_explain_function(d, checked);
+    perform relief._create_score_function(d, relief._parallel_label(checked));
+    perform relief._create_explain_function(d, relief._parallel_label(checked));
   end if;
 end
 $$;

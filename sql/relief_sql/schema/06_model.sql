@@ -84,6 +84,7 @@ begin
   perform relief._require_generated(d);
   perform relief._replace_verdict(d, m);
   update relief.detector as e set promoted_version = m.version where e.id = d.id;
+  perform relief._note_attributes(d.name);
   return m.version;
 end
 $$;

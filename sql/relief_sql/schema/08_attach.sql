@@ -28,12 +28,7 @@ begin
   select string_agg(quote_ident(p.pubname), ', ') into publications
   from pg_publication_tables as p
   where p.schemaname = relief._schema_of(d.relation) and p.tablename = (select relname from pg_class where oid = d.relation);
-  perform relief._add_companion_columns(d);
-  perform relief._create_trigger(d);
-  perform relief._create_event_trigger(d);
-  if on_replica then
-    execute format('alter table %s enable always trigger "~relief", enable always trigger "~relief_event"', d.relation);
-  end if;
+  perform relief._attach(d, on_replica);
   if publications is not null then
     raise warning 'table % is published by %: replication stops until its subscribers have the new columns', d.relation, publications
       using hint = format('On each subscriber: alter table %s %s;', d.relation,
@@ -48,6 +43,22 @@ $$;
 comment on function relief.attach(text, boolean) is
   'Adds the companion columns to a detector''s table, without rewriting it, and the trigger that scores every inserted row and every '
   'row whose features change; with on_replica => true those too that a subscription applies. Takes an ACCESS EXCLUSIVE lock for an instant.';
+
+create function relief._attach(d relief.detector, on_replica boolean)
+  returns void
+  language plpgsql
+  set search_path = pg_catalog, pg_temp
+as $$
+begin
+  perform relief._add_companion_columns(d);
+  perform relief._create_trigger(d);
+  perform relief._create_event_trigger(d);
+  if on_replica then
+    execute format('alter table %s enable always trigger "~relief", enable always trigger "~relief_event"', d.relation);
+  end if;
+end
+$$;
+comment on function relief._attach(relief.detector, boolean) is 'Makes what attach makes; detach before makes it anew.';
 
 create function relief._why_not_attachable(relation regclass)
   returns table (reason text, advice text)

@@ -21,14 +21,14 @@ $python$;
 comment on function relief._explanation(text, text, double precision[], double precision[], text, double precision[]) is
   'Returns, as a JSON array of one object a feature, the most telling first, what is strange about a row.';
 
-create function relief._create_explain_function(d relief.detector, features relief._feature[])
+create function relief._create_explain_function(d relief.detector, label text, again boolean default false)
   returns void
   language plpgsql
   set search_path = pg_catalog, pg_temp
 as $$
 begin
   execute format($sql$
-create function %I.relief_explain(o %s)
+create %s function %I.relief_explain(o %s)
   returns table (
     feature pg_catalog.text, value pg_catalog.float8, expected pg_catalog.float8, z pg_catalog.float8, robust pg_catalog.float8,
     level pg_catalog.text, contribution pg_catalog.float8, share pg_catalog.float8, baseline pg_catalog.float8, sentence pg_catalog.text)
@@ -36,12 +36,13 @@ create function %I.relief_explain(o %s)
   stable
   parallel %s
 as %L$sql$,
-    relief._schema_of(d.relation), d.relation, relief._parallel_label(features), relief._explain_query(d, 'o'));
+    case when again then 'or replace' else '' end,
+    relief._schema_of(d.relation), d.relation, label, relief._explain_query(d, 'o'));
   perform relief._adopt_function(
     d, relief._row_function(d.relation, 'relief_explain'), 'what is strange about a row, a feature a row, the most telling first.');
 end
 $$;
-comment on function relief._create_explain_function(relief.detector, relief._feature[]) is 'Makes relief_explain(row) of a detector''s table.';
+comment on function relief._create_explain_function(relief.detector, text, boolean) is 'Makes relief_explain(row) of a detector''s table.';
 
 create function relief._explain_query(d relief.detector, row_name text)
   returns text

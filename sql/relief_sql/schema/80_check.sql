@@ -31,37 +31,11 @@ as $$
 declare
   owner oid;
 begin
+  return query select * from relief._check_table(d);
   select relowner into owner from pg_class where oid = d.relation;
   if not found then
-    return next format('table %I.%I is gone; select relief.drop_detector(%L);', d.schema_name, d.table_name, d.name);
     return;
   end if;
-  return query
-    select format('column %I of table %s is gone; drop and create the detector without it', c.name, d.relation)
-    from (select distinct unnest(d.columns || d.entity || d.time_column)) as c (name)
-    where c.name is not null
-      and not exists (select from pg_attribute where attrelid = d.relation and attname = c.name and not attisdropped);
-  return query
-    select format('column %I of table %s is of type %s, not %s as when the detector was made; drop and create the detector',
-                  a.attname, d.relation, format_type(a.atttypid, null), format_type(p.proargtypes[(c.n - 1)::integer], null))
-    from pg_proc as p, unnest(d.columns) with ordinality as c (name, n), pg_attribute as a
-    where p.oid = relief._generated(d, 'features')
-      and a.attrelid = d.relation and a.attname = c.name and a.atttypid <> p.proargtypes[(c.n - 1)::integer];
-  return query
-    select format('function %s is gone; drop and create the detector', relief._function_name(d, kind))
-    from unnest('{features, guarded, verdict, contributions, judgement, explanation}'::text[]) as kind
-    where relief._generated(d, kind) is null;
-  if d.score_function and relief._score_function(d.relation) is null then
-    return next format('function relief_score(%s) is gone; drop and create the detector', d.relation);
-  end if;
-  return query
-    select format('function relief_score(%s) calls functions by names that they don''t have any more; drop and create the detector', d.relation)
-    from pg_proc
-    where d.score_function and oid = relief._score_function(d.relation) and prosrc <> relief._score_body(d);
-  return query
-    select format('function relief_explain(%s) is gone or calls functions by names that they don''t have any more; drop and create the detector', d.relation)
-    where d.score_function
-      and (select prosrc from pg_proc where oid = relief._row_function(d.relation, 'relief_explain')) is distinct from relief._explain_query(d, 'o');
   return query
     select format('function %s belongs to %I, not to the table''s owner; alter function %s owner to %I;',
                   p.oid::regprocedure, pg_get_userbyid(p.proowner), p.oid::regprocedure, pg_get_userbyid(owner))
@@ -96,7 +70,7 @@ as $$
   select format('trigger "~relief_event" on table %s is missing; select relief.detach(%L); select relief.attach(%L);', d.relation, d.name, d.name)
   where not exists (select from pg_trigger where tgrelid = d.relation and tgfoid = relief._event_function(d))
   union all
-  select format('the trigger calls functions by names that they don''t have any more; select relief.detach(%L); select relief.attach(%L);', d.name, d.name)
+  select format('the trigger calls functions by names that they don''t have any more; select relief.regenerate(%L);', d.name)
   where exists (select from pg_proc where oid = relief._trigger_function(d) and prosrc <> relief._trigger_body(d))
      or exists (select from pg_proc where oid = relief._event_function(d) and prosrc <> relief._event_body(d))
   union all

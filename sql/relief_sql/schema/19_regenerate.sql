@@ -1,0 +1,176 @@
+-- Regenerate: follow a table that was renamed, moved, altered, or dropped and created again. Models, profile and labels stay.
+
+create function relief._follow_table(d relief.detector)
+  returns relief.detector
+  language plpgsql
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  found_again regclass;
+  old_schema constant name := d.schema_name;
+  missing text;
+begin
+  if relief._schema_of(d.relation) is null then
+    found_again := relief._find_again(d);
+    if found_again is null then
+      perform relief._require_table(d);
+    end if;
+    d.relation := found_again;
+  end if;
+  perform relief._require_owner(d.relation);
+  select c into missing from unnest(d.columns || d.entity || d.time_column) as c where c is not null and relief._column_now(d, c) is null limit 1;
+  if found then
+    raise exception 'column "%" of table %, which detector "%" reads, is gone', missing, d.relation, d.name
+      using errcode = 'undefined_column', hint = format('Make the detector again without it: %s', relief._creation(d));
+  end if;
+  update relief.feature as f
+  set columns = array(select relief._column_now(d, c) from unnest(f.columns) with ordinality as u (c, n) order by n)
+  where f.detector_id = d.id;
+  update relief.detector as e
+  set relation = d.relation,
+      schema_name = relief._schema_of(d.relation),
+      table_name = c.relname,
+      columns = array(select relief._column_now(d, u.name) from unnest(d.columns) with ordinality as u (name, n) order by n),
+      entity = array(select relief._column_now(d, u.name) from unnest(d.entity) with ordinality as u (name, n) order by n),
+      time_column = relief._column_now(d, d.time_column),
+      attributes_of = null
+  from pg_class as c
+  where e.id = d.id and c.oid = d.relation;
+  perform relief._note_attributes(d.name);
+  select * into strict d from relief.detector as e where e.id = d.id;
+  perform relief._bring_functions(d, old_schema);
+  return d;
+end
+$$;
+comment on function relief._follow_table(relief.detector) is
+  'Notes where a detector''s table is and what its columns are called by now, and returns the detector.';
+
+create function relief._bring_functions(d relief.detector, old_schema name)
+  returns void
+  language plpgsql
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  left_behind regprocedure;
+begin
+  for left_behind in
+    select relief._generated_in(old_schema, d, kind)
+    from unnest(relief._kinds(d)) as kind
+    where old_schema <> d.schema_name and relief._generated(d, kind) is null and relief._generated_in(old_schema, d, kind) is not null
+  loop
+    execute format('alter function %s set schema %I', left_behind, d.schema_name);
+  end loop;
+end
+$$;
+comment on function relief._bring_functions(relief.detector, name) is 'Moves the generated functions that a table left behind in its old schema to the new one.';
+
+create function relief._rebuild_features(d relief.detector)
+  returns void
+  language plpgsql
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  features constant regprocedure := relief._generated(d, 'features');
+  body constant text := pg_get_function_sqlbody(features);
+  label constant text := (select case proparallel when 's' then 'safe' else 'unsafe' end from pg_proc where oid = features);
+begin
+  if body is null then
+    raise exception 'function % of detector "%", which holds its expressions, is gone', relief._function_name(d, 'features'), d.name
+      using errcode = 'undefined_function', hint = format('Make the detector again: %s', relief._creation(d));
+  end if;
+  execute format('drop function %s', features);
+  if relief._generated(d, 'guarded') is not null then
+    execute format('drop function %s', relief._generated(d, 'guarded'));
+  end if;
+  begin
+    -- The body is PostgreSQL's own text of what was parsed once. Nothing of it is computed here.
+    perform relief._define_features(d, body, label, 'pg_catalog, pg_temp');
+  exception when undefined_function or datatype_mismatch or cannot_coerce or indeterminate_datatype or ambiguous_function then
+    raise exception 'the features of detector "%" can''t be computed from the types of the columns of table %: %', d.name, d.relation, sqlerrm
+      using errcode = 'datatype_mismatch', hint = format('Make the detector again: %s', relief._creation(d));
+  end;
+end
+$$;
+comment on function relief._rebuild_features(relief.detector) is 'Makes the features function anew, for the types that the columns have by now.';
+
+create function relief._require_own_functions(d relief.detector)
+  returns void
+  language plpgsql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  strange record;
+begin
+  select p.oid::regprocedure as signature, pg_get_userbyid(p.proowner) as holder, pg_get_userbyid(c.relowner) as owner into strange
+  from unnest(relief._kinds(d)) as kind
+  join pg_proc as p on p.oid = relief._generated(d, kind)
+  join pg_class as c on c.oid = d.relation and c.relowner <> p.proowner
+  limit 1;
+  if found then
+    raise exception 'function % belongs to "%", not to the owner of table %', strange.signature, strange.holder, d.relation
+      using errcode = 'insufficient_privilege',
+            hint = format('If you know it, give it to the owner: alter function %s owner to %I;', strange.signature, strange.owner);
+  end if;
+end
+$$;
+comment on function relief._require_own_functions(relief.detector) is 'Raises an error if a function in the place of a generated one is somebody else''s.';
+
+create function relief._regenerate(d relief.detector)
+  returns void
+  language plpgsql
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  m relief.model;
+  applied boolean;
+  label text;
+begin
+  d := relief._follow_table(d);
+  perform relief._require_own_functions(d);
+  if relief._generated(d, 'features') is null or relief._generated(d, 'guarded') is null or exists (select from relief._retyped(d)) then
+    perform relief._rebuild_features(d);
+  end if;
+  perform relief._create_verdict(d, array(select kind from unnest(relief._kinds(d)) as kind where relief._generated(d, kind) is null));
+  select * into m from relief.model as e where e.detector_id = d.id and e.version = d.promoted_version;
+  if found then
+    perform relief._replace_verdict(d, m);
+  end if;
+  if d.score_function then
+    select case proparallel when 's' then 'safe' else 'unsafe' end into strict label from pg_proc where oid = relief._generated(d, 'features');
+    perform relief._create_score_function(d, label, relief._score_function(d.relation) is not null);
+    perform relief._create_explain_function(d, label, relief._row_function(d.relation, 'relief_explain') is not null);
+  end if;
+  if relief._trigger_function(d) is not null then
+    select coalesce(bool_or(t.tgenabled = 'A'), false) into applied
+    from pg_trigger as t where t.tgrelid = d.relation and t.tgfoid = relief._trigger_function(d);
+    perform relief._detach(d, false);
+    if (select relkind in ('r', 'p') from pg_class where oid = d.relation) then
+      perform relief._attach(d, applied);
+    end if;
+  end if;
+end
+$$;
+comment on function relief._regenerate(relief.detector) is 'Makes what is generated for a detector anew.';
+
+create function relief.regenerate(detector text default null)
+  returns void
+  language plpgsql
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  d relief.detector;
+begin
+  for d in
+    select * from relief.detector as e where detector is null or e.name = detector order by e.id for no key update
+  loop
+    perform relief._regenerate(d);
+  end loop;
+  if not found and detector is not null then
+    perform relief._raise_no_detector(detector);
+  end if;
+end
+$$;
+comment on function relief.regenerate(text) is
+  'Makes the functions and triggers of a detector, of all without a name, anew for its table as it is: moved, its columns renamed or '
+  'retyped, dropped and created again, or its functions lost. Models, profile and labels stay. An upgrade of Relief is followed by this.';

@@ -1,0 +1,339 @@
+"""The table changes under its detector: rows go in all the same, and status and check say what mends it."""
+
+from __future__ import annotations
+
+import pytest
+from helpers.database import Database, query, refused, value
+from helpers.forests import add_model, stump, told
+from helpers.shop import COMPANIONS, FEATURES, make_orders
+from psycopg import Connection
+
+ANOMALY = (0.5, True, {"a": told(-1.0), "log_b": told(0.0)}, 1)
+CHECK = "select result from relief.check() where \"check\" = 'detector orders'"
+STATE = "select state, problems from relief.status"
+
+
+@pytest.fixture
+def attached(orders: Connection) -> Connection:
+    """Return a connection to a database where "orders" is attached to shop.orders, with a stump promoted."""
+    add_model(orders, "orders", stump(FEATURES))
+    query(orders, "select relief.promote('orders')")
+    query(orders, "select relief.attach('orders')")
+    query(orders, """select relief.label('orders', '{"id": 7}', true)""")
+    return orders
+
+
+def _advice(problem: str) -> str:
+    """Return the statements that a problem ends with."""
+    return problem[problem.index("; ") + 2 :]
+
+
+def _broken(connection: Connection) -> str:
+    """Return the one problem that status and check tell of."""
+    ((state, problem),) = query(connection, STATE)
+    assert state == "broken"
+    assert problem in value(connection, CHECK)
+    return problem
+
+
+@pytest.mark.parametrize(
+    ("change", "problem", "insert"),
+    [
+        ("rename column b to c", "column b of table shop.orders is called c by now; ", "(a, c) values (-2, 1)"),
+        (
+            'rename column b to "Größe ""x"""',
+            'column b of table shop.orders is called "Größe ""x""" by now; ',
+            '(a, "Größe ""x""") values (-2, 1)',
+        ),
+        (
+            "alter column a type bigint",
+            "column a of table shop.orders is of type bigint, not integer as when the detector was made; ",
+            "(a, b) values (-2, 1)",
+        ),
+        (
+            "alter column a type text, alter column b type numeric(20, 3)",
+            "column a of table shop.orders is of type text, not integer as when the detector was made; ",
+            "(a, b) values ('-2', 1)",
+        ),
+    ],
+)
+def test_used_column_is_renamed_or_retyped(
+    database: Database, attached: Connection, change: str, problem: str, insert: str
+) -> None:
+    query(attached, f"alter table shop.orders {change}")
+    inserted = f"insert into shop.orders {insert} returning {COMPANIONS}"
+    for connection in (attached, database.connect()):
+        ((score, flag, reason, version),) = query(connection, inserted)
+        assert (score, flag, version) == (None, None, None)
+        assert "error" in reason
+    found = _broken(attached)
+    assert found.startswith(problem)
+    query(attached, _advice(found.splitlines()[0]))
+    assert value(attached, CHECK) == "ok"
+    assert query(attached, STATE) == [("ready", None)]
+    for connection in (attached, database.connect()):
+        assert query(connection, inserted) == [ANOMALY]
+    assert value(attached, "select shop.relief_score(o) from shop.orders as o order by id desc limit 1") == 0.5
+    assert value(attached, "select count(*) from shop.orders, lateral shop.relief_explain(orders)") > 0
+    assert value(attached, "select count(*) from relief.label") == 1
+    query(attached, "call relief.backfill('orders')")
+    query(attached, "select relief.refresh_profile('orders')")
+    assert value(attached, "select count(*) from shop.orders where relief_model_version is null") == 0
+
+
+def test_view_on_scores_outlives_what_mends_a_renamed_column(attached: Connection) -> None:
+    query(attached, "create view shop.scored as select id, shop.relief_score(o) as score from shop.orders as o")
+    query(attached, "alter table shop.orders rename column b to c")
+    query(attached, _advice(_broken(attached)))
+    assert value(attached, "select count(score) from shop.scored") == 500
+
+
+def test_renamed_entity_and_time_columns_are_followed(database: Database) -> None:
+    connection = database.superuser
+    query(connection, "create schema shop; create table shop.orders (id integer, who text, at timestamptz, a integer)")
+    query(connection, "insert into shop.orders select n, 'x', now(), n from generate_series(1, 100) as n")
+    query(
+        connection,
+        "select relief.create_detector('orders', 'shop.orders', '{a}', entity => '{who}', time_column => 'at', "
+        "season => 'hour_of_day', time_zone => 'UTC')",
+    )
+    add_model(connection, "orders", stump(["a"]))
+    query(connection, "select relief.promote('orders'); select relief.attach('orders')")
+    query(connection, "alter table shop.orders rename who to whom; alter table shop.orders rename at to moment")
+    inserted = (
+        "insert into shop.orders (id, whom, moment, a) values (101, 'x', now(), -2) returning relief_anomaly_score"
+    )
+    assert value(connection, inserted) is None
+    assert _broken(connection).splitlines() == [
+        "column at of table shop.orders is called moment by now; select relief.regenerate('orders');",
+        "column who of table shop.orders is called whom by now; select relief.regenerate('orders');",
+    ]
+    query(connection, "select relief.regenerate('orders')")
+    assert value(connection, CHECK) == "ok"
+    assert value(connection, inserted) == 0.5
+    assert query(connection, "select entity, time_column from relief.detector") == [(["whom"], "moment")]
+    assert value(connection, "select relief.refresh_profile('orders', \"full\" => true)") > 0
+
+
+def test_new_column_of_the_old_name_is_not_taken_for_the_renamed_one(attached: Connection) -> None:
+    query(attached, "alter table shop.orders rename column b to c")
+    query(attached, "alter table shop.orders add column b float8")
+    assert _broken(attached).startswith("column b of table shop.orders is called c by now; ")
+    query(attached, "select relief.regenerate()")
+    assert query(attached, f"insert into shop.orders (a, b, c) values (-2, -6, 1) returning {COMPANIONS}") == [ANOMALY]
+
+
+def test_column_numbers_from_before_a_restore_are_not_believed(attached: Connection) -> None:
+    # As after a restore: the table has another number, and columns that were dropped before leave no gaps.
+    query(attached, "update relief.detector set attributes_of = 1, attributes = jsonb_build_object('a', 3, 'b', 2)")
+    assert value(attached, CHECK) == "ok"
+    query(attached, "alter table shop.orders rename column b to c")
+    assert _broken(attached).startswith("column b of table shop.orders is gone; ")
+    query(attached, "alter table shop.orders rename column c to b")
+    query(attached, "select relief.promote('orders')")
+    query(attached, "alter table shop.orders rename column b to c")
+    assert _broken(attached).startswith("column b of table shop.orders is called c by now; ")
+
+
+def test_dropped_column_takes_its_features_with_it(attached: Connection) -> None:
+    query(attached, "alter table shop.orders drop column b cascade")
+    inserted = f"insert into shop.orders (a) values (-2) returning {COMPANIONS}"
+    assert query(attached, inserted)[0][0] is None
+    found = _broken(attached)
+    assert found == (
+        "column b of table shop.orders is gone; select relief.drop_detector('orders'); "
+        "select relief.create_detector('orders', 'shop.orders', array['a AS a'], contamination => 0.05, "
+        f"time_zone => '{value(attached, 'show timezone')}'); select relief.attach('orders');"
+    )
+    with refused(
+        "42703",
+        'column "b" of table shop.orders, which detector "orders" reads, is gone',
+        "select relief.create_detector(",
+    ):
+        query(attached, "select relief.regenerate('orders')")
+    query(attached, _advice(found))
+    assert query(attached, STATE) == [("no model", None)]
+    assert value(attached, CHECK) == "no model is promoted; relief train orders --promote"
+    add_model(attached, "orders", stump(["a"]))
+    query(attached, "select relief.promote('orders')")
+    assert value(attached, CHECK) == "ok"
+    assert query(attached, inserted)[0][0] == 0.5
+
+
+def test_detector_whose_columns_are_all_gone_is_to_be_dropped(attached: Connection) -> None:
+    query(attached, "alter table shop.orders drop column a cascade, drop column b cascade")
+    assert _broken(attached) == "column a of table shop.orders is gone; select relief.drop_detector('orders');"
+    query(attached, "insert into shop.orders default values")
+
+
+def test_new_column_changes_nothing(attached: Connection) -> None:
+    query(attached, "alter table shop.orders add column extra integer not null default 5")
+    assert value(attached, CHECK) == "ok"
+    assert query(attached, f"insert into shop.orders (a, b) values (-2, 1) returning {COMPANIONS}") == [ANOMALY]
+
+
+def test_renamed_table_is_followed_at_once(attached: Connection) -> None:
+    query(attached, "alter table shop.orders rename to sales")
+    assert query(attached, "select relation::text, state, problems from relief.status") == [
+        ("shop.sales", "ready", None)
+    ]
+    assert value(attached, CHECK) == "ok"
+    assert query(attached, f"insert into shop.sales (a, b) values (-2, 1) returning {COMPANIONS}") == [ANOMALY]
+    assert value(attached, "select shop.relief_score(o) from shop.sales as o order by id desc limit 1") == 0.5
+
+
+def test_table_moved_to_another_schema(attached: Connection) -> None:
+    query(attached, "create schema depot; alter table shop.orders set schema depot")
+    inserted = f"insert into depot.orders (a, b) values (-2, 1) returning {COMPANIONS}"
+    assert query(attached, inserted) == [ANOMALY]
+    found = _broken(attached)
+    assert found == (
+        "table depot.orders was in schema shop when the detector was made; select relief.regenerate('orders');"
+    )
+    query(attached, _advice(found))
+    assert value(attached, CHECK) == "ok"
+    assert query(attached, inserted) == [ANOMALY]
+    assert value(attached, "select count(depot.relief_score(o)) from depot.orders as o") == 502
+    assert value(attached, "select count(*) from pg_proc where pronamespace = 'shop'::regnamespace") == 0
+    add_model(attached, "orders", stump(FEATURES, split=9.0))
+    query(attached, "select relief.promote('orders')")
+    query(attached, "select relief.drop_detector('orders', true)")
+
+
+def test_schema_is_renamed(attached: Connection) -> None:
+    query(attached, "alter schema shop rename to depot")
+    inserted = f"insert into depot.orders (a, b) values (-2, 1) returning {COMPANIONS}"
+    assert query(attached, inserted)[0][0] is None
+    query(attached, _advice(_broken(attached)))
+    assert value(attached, CHECK) == "ok"
+    assert query(attached, inserted) == [ANOMALY]
+
+
+def test_table_is_dropped_and_created_again(attached: Connection) -> None:
+    with refused("2BP01"):
+        query(attached, "drop table shop.orders")
+    query(attached, "drop table shop.orders cascade")
+    found = _broken(attached)
+    assert found == "table shop.orders is gone; select relief.drop_detector('orders');"
+    query(attached, "create table shop.orders (note text, b float8, id serial primary key, a bigint)")
+    assert query(attached, "insert into shop.orders (a, b) values (-2, 1) returning a") == [-2]
+    found = _broken(attached)
+    assert found == "table shop.orders was dropped and created again; select relief.regenerate('orders');"
+    query(attached, _advice(found))
+    assert value(attached, CHECK) == "ok"
+    assert query(attached, f"insert into shop.orders (a, b) values (-2, 1) returning {COMPANIONS}") == [ANOMALY]
+    assert query(attached, "select shop.relief_score(o) from shop.orders as o") == [0.5, 0.5]
+    query(attached, "call relief.backfill('orders')")
+    assert value(attached, "select count(*) from shop.orders where relief_model_version is null") == 0
+
+
+def test_another_ones_table_of_the_old_name_does_not_inherit_the_models(
+    database: Database, attached: Connection
+) -> None:
+    thief = database.role("thief")
+    query(attached, f"grant create on schema shop to {thief}")
+    query(attached, "drop table shop.orders cascade")
+    query(database.connect(thief), "create table shop.orders (id integer, a integer, b float8)")
+    assert _broken(attached) == "table shop.orders is gone; select relief.drop_detector('orders');"
+    with refused("42P01", 'table shop.orders of detector "orders" does not exist any more', "relief.drop_detector("):
+        query(attached, "select relief.regenerate('orders')")
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        "_relief_guarded_orders",
+        "_relief_verdict_orders",
+        "_relief_judgement_orders",
+        "_relief_contributions_orders",
+        "_relief_explanation_orders",
+        "relief_explain",
+    ],
+)
+def test_lost_function_is_made_again(attached: Connection, function: str) -> None:
+    query(attached, f"drop function shop.{function} cascade")
+    query(attached, "insert into shop.orders (a, b) values (-2, 1)")
+    assert f"function shop.{function} is gone; " in _broken(attached).replace(
+        "relief_explain(shop.orders)", "shop.relief_explain"
+    )
+    query(attached, _advice(_broken(attached).splitlines()[0]))
+    assert value(attached, CHECK) == "ok"
+    assert query(attached, f"insert into shop.orders (a, b) values (-2, 1) returning {COMPANIONS}") == [ANOMALY]
+
+
+def test_lost_expressions_can_only_be_given_again(attached: Connection) -> None:
+    query(attached, "drop function shop._relief_features_orders")
+    with refused(
+        "42883", "which holds its expressions, is gone", "array['a AS a', 'ln(b) AS log_b'], contamination => 0.05"
+    ):
+        query(attached, "select relief.regenerate('orders')")
+    query(attached, _advice(_broken(attached)))
+    assert query(attached, STATE) == [("no model", None)]
+    add_model(attached, "orders", stump(FEATURES))
+    query(attached, "select relief.promote('orders')")
+    assert query(attached, f"insert into shop.orders (a, b) values (-2, 1) returning {COMPANIONS}") == [ANOMALY]
+
+
+def test_type_that_the_expressions_do_not_take_is_refused_with_what_to_do(attached: Connection) -> None:
+    query(attached, "alter table shop.orders alter column a type boolean using a > 0")
+    query(attached, "insert into shop.orders (a, b) values (true, 1)")
+    with refused(
+        "42804", """the features of detector "orders" can't be computed from the types""", "Make the detector again: "
+    ):
+        query(attached, "select relief.regenerate('orders')")
+    assert value(attached, "select count(*) from pg_proc where proname = '_relief_features_orders'") == 1
+
+
+def test_what_a_subscription_applies_is_scored_after_mending_as_before(attached: Connection) -> None:
+    query(attached, "select relief.detach('orders'); select relief.attach('orders', on_replica => true)")
+    query(attached, "alter table shop.orders rename column b to c")
+    query(attached, "select relief.regenerate('orders')")
+    query(attached, "set session_replication_role = replica")
+    assert query(attached, f"insert into shop.orders (a, c) values (-2, 1) returning {COMPANIONS}") == [ANOMALY]
+
+
+def test_regenerate_leaves_what_is_in_order_as_it_is(attached: Connection) -> None:
+    before = query(attached, "select * from relief.detector")
+    query(attached, "select relief.regenerate()")
+    assert query(attached, "select * from relief.detector") == before
+    assert value(attached, CHECK) == "ok"
+    assert query(attached, f"insert into shop.orders (a, b) values (-2, 1) returning {COMPANIONS}") == [ANOMALY]
+
+
+def test_regenerate_serves_the_owner_and_nobody_else(database: Database) -> None:
+    app, other = database.role("app"), database.role("other")
+    for role in (app, other):
+        database.query(f"select relief.grant_admin('{role}')")
+    database.query(f"create schema shop authorization {app}")
+    connection = database.connect(app)
+    make_orders(connection, schema=False)
+    add_model(connection, "orders", stump(FEATURES))
+    query(connection, "select relief.promote('orders'); select relief.attach('orders')")
+    query(
+        connection, "alter table shop.orders rename column b to c; alter table shop.orders alter column a type bigint"
+    )
+    with refused("42704", 'detector "orders" does not exist', "select name from relief.detector"):
+        query(database.connect(other), "select relief.regenerate('orders')")
+    query(connection, "select relief.regenerate('orders')")
+    assert value(connection, CHECK) == "ok"
+    assert query(connection, f"insert into shop.orders (a, c) values (-2, 1) returning {COMPANIONS}") == [ANOMALY]
+    database.query("select relief.regenerate()")
+    owners = "select distinct proowner::regrole::text from pg_proc where pronamespace = 'shop'::regnamespace"
+    assert database.query(owners) == [app]
+
+
+def test_function_of_another_role_in_the_place_of_a_lost_one_is_not_taken(database: Database) -> None:
+    app, other = database.role("app"), database.role("other")
+    database.query(f"select relief.grant_admin('{app}')")
+    database.query(f"create schema shop authorization {app}")
+    connection = database.connect(app)
+    make_orders(connection, schema=False)
+    query(connection, f"grant all on schema shop to {other}; drop function shop._relief_verdict_orders")
+    query(
+        database.connect(other),
+        "create function shop._relief_verdict_orders(float8[], text[]) returns float8[] language sql as 'select $1'",
+    )
+    with refused(
+        "42501", f'belongs to "{other}", not to the owner of table shop.orders', "alter function shop._relief"
+    ):
+        query(connection, "select relief.regenerate('orders')")
