@@ -10,7 +10,7 @@ from helpers.world import World, told
 from psycopg import Connection
 
 # What reads the table of the detector "t".
-READING = ("select * from relief.drift('t')",)
+READING = ("select relief.refresh_profile('t')", "select * from relief.drift('t')")
 
 WITNESS = """
 create function shop.witness(integer) returns integer language plpgsql stable as $$

@@ -21,6 +21,7 @@ from helpers.profiles import (
     same_buckets,
     same_figures,
     scale,
+    train_small,
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -386,3 +387,40 @@ def test_a_table_that_has_shrunk_still_gives_its_features_a_scale(readings) -> N
     refresh(readings, "r")
     assert scale(readings, "r")[2] == 177777.0
     agrees(readings, [177777.0])
+
+
+@pytest.mark.parametrize("full", [True, False])
+@pytest.mark.parametrize("at_first", ["null", "'nan'", "1e200"])
+@pytest.mark.parametrize("chosen", ["auto", "log", "linear"])
+def test_a_feature_gets_its_scale_from_the_first_values_that_it_has(database, full, at_first, chosen) -> None:
+    connection = database.superuser
+    make_readings(connection, scale=[chosen], entity=["sensor"])
+    query(
+        connection, f"insert into reading (at, sensor, x) select %s, 'a', {at_first} from generate_series(1, 40)", at(4)
+    )
+    query(connection, "alter table reading add z float8")
+    create(connection, "s", "reading", ["z", "x"], scale=["linear", chosen], time_column="at", score_function=False)
+    query(connection, "update reading set z = id")
+    for name in ("r", "s"):
+        refresh(connection, name)
+    train_small(database.dsn(), "s")
+    values = [1e-6 * 1.1**n for n in range(100)]
+    insert(connection, [(5, "a", x) for x in values])
+    for name, position in (("r", 1), ("s", 2)):
+        refresh(connection, name, full)
+        transform, unit, origin, width = scale(connection, name, position)
+        assert transform == ("linear" if chosen == "linear" else "log")
+        assert (unit < 1e-4, origin != 0, width < 1) == (True, True, True)
+    agrees(connection, values)
+    agrees(connection, values, '["a"]')
+    before = profiles(connection, "r")
+    refresh(connection, "r", full=True)
+    same_figures(before, profiles(connection, "r"))
+
+
+def test_a_feature_that_never_has_a_value_stops_no_refresh(readings) -> None:
+    query(readings, "insert into reading (at) select now() from generate_series(1, 40)")
+    create(readings, "s", "reading", ["id", "x"], time_column="at", score_function=False)
+    for full in (False, True, False):
+        refresh(readings, "s", full)
+        assert value(readings, "select bin_width from relief.feature where name = 'x' and bin_width is not null") == 1

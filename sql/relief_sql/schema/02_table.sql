@@ -96,7 +96,7 @@ create table relief.feature (
 );
 comment on column relief.feature.columns is 'The columns that the expression reads.';
 comment on column relief.feature.scale is 'On what scale the profile compares: linear, log (for positive numbers that vary by factors), or chosen by the data.';
-comment on column relief.feature.transform is 'The scale in use: linear, or log, where x stands at asinh(x / unit). Set by the first refresh or training.';
+comment on column relief.feature.transform is 'The scale in use: linear, or log, where x stands at asinh(x / unit). Set by the first refresh or training that sees a value.';
 comment on column relief.feature.unit is 'What the logarithmic scale takes for small.';
 comment on column relief.feature.origin is 'The place on the scale from which figures are counted, so that none far from zero loses precision.';
 comment on column relief.feature.bin_width is 'Width of a histogram bin on the scale: the precision of medians and quantiles.';

@@ -63,9 +63,9 @@ begin
     get diagnostics chosen = row_count;
     exit when chosen > 0;
   end loop;
-  -- What has no value yet gets a scale all the same, so that refreshing goes on.
+  -- What has no value yet gets bins all the same, so that refreshing goes on; that it has no transform tells that they are a guess.
   update relief.feature as f
-  set transform = case f.scale when 'log' then 'log' else 'linear' end, unit = 1, origin = 0, bin_width = 1
+  set unit = 1, origin = 0, bin_width = 1
   where f.detector_id = d.id and f.bin_width is null and exists (select from relief.feature as g where g.detector_id = d.id and g.bin_width is not null);
   -- A model that was stored or promoted before its features had a scale judges on this one from now on.
   if chosen > 0 then
@@ -75,6 +75,22 @@ end
 $$;
 comment on function relief._calibrate(relief.detector) is
   'Chooses the scale, origin and bin width of features that have none yet, from a sample of the table.';
+
+create function relief._drop_guessed_scales(d relief.detector)
+  returns boolean
+  language plpgsql
+  set search_path = pg_catalog, pg_temp
+as $$
+begin
+  update relief.feature as f
+  set bin_width = null
+  where f.detector_id = d.id and f.transform is null
+    and exists (select from relief.bucket as b where b.detector_id = d.id and b.position = f.position and b.entity = '' and b.count > 0);
+  return found;
+end
+$$;
+comment on function relief._drop_guessed_scales(relief.detector) is
+  'Takes the scale from features that had no value when it was chosen and have some now, and returns whether there were any.';
 
 create function relief._ordinary_text(d relief.detector)
   returns text
@@ -294,6 +310,7 @@ declare
   from_day date;
   merged bigint;
 begin
+  perform relief._refuse_foreign_superuser(d);
   newest := relief._lock_profile(d.id);
   perform relief._calibrate(d);
   if d.time_column is not null and not "full" then
@@ -315,6 +332,10 @@ begin
   )
   insert into pg_temp.relief_touched select g.entity, g.season from gone as g on conflict do nothing;
   perform relief._fill_buckets(d, relief._days_text(d, from_day, stale));
+  if relief._drop_guessed_scales(d) then
+    drop table pg_temp.relief_touched;
+    return relief.refresh_profile(detector, true);
+  end if;
   insert into pg_temp.relief_touched
   select distinct b.entity, b.season
   from relief.bucket as b
