@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -104,8 +106,29 @@ def explanations() -> list[Result]:
     unknown = Ordinary(np.array([np.nan]), np.array([np.nan]))
     document = build(forest, [Feature(name, name) for name in FEATURES], Threshold(0.6, "fixed"), {}, unknown, {})
     explainer = Explainer(checksum(serialize(document)), serialize(document))
-    strangest = rows.iloc[np.argsort(forest.score_samples(rows))[:500]]
-    theirs = shap.TreeExplainer(forest).shap_values(strangest)
-    ours = [explainer.contributions(row)[1:] for row in strangest.to_numpy().tolist()]
-    ranks = [spearmanr(one, other).statistic for one, other in zip(ours, theirs, strict=True)]
-    return [Result("rank correlation with SHAP, the 500 strangest flights", float(np.median(ranks)), unit="")]
+    for row in rows.head(1000).to_numpy().tolist():  # it compiles the trees after some hundred
+        explainer.contributions(row)
+    results = []
+    for what, some in (
+        ("the 500 strangest flights", rows.iloc[np.argsort(forest.score_samples(rows))[:500]]),
+        ("500 flights by chance", rows.sample(500, random_state=0)),
+    ):
+        theirs, shap_seconds = _timed(lambda some=some: shap.TreeExplainer(forest).shap_values(some))
+        ours, our_seconds = _timed(lambda some=some: [explainer.contributions(row)[1:] for row in some.values.tolist()])
+        ranks = [spearmanr(one, other).statistic for one, other in zip(ours, theirs, strict=True)]
+        same = np.mean([np.argmin(one) == np.argmin(other) for one, other in zip(ours, theirs, strict=True)])
+        results.append(
+            Result(
+                f"median rank correlation with SHAP, {what}",
+                float(np.median(ranks)),
+                unit="",
+                detail=f"the same feature first in {same:.0%};"
+                f" {our_seconds / len(some) * 1e6:.0f} / {shap_seconds / len(some) * 1e6:.0f} us a row",
+            )
+        )
+    return results
+
+
+def _timed(action: Callable[[], Any]) -> tuple[Any, float]:
+    start = time.perf_counter()
+    return action(), time.perf_counter() - start
