@@ -52,6 +52,28 @@ def test_expression_runs_as_the_owner_in_the_trigger_and_as_the_querying_user_in
     assert not value(mallory, "select rolsuper from pg_roles where rolname = current_user")
 
 
+def test_what_is_expected_of_an_entity_can_be_kept_from_all_but_the_owner(attached_world: World) -> None:
+    asked = "select shop._relief_judgement_orders('{-2, 0}', null, '[1]', -1::int2, true) -> 'relief_deviation' -> 'a'"
+    assert "expected" in value(attached_world.user, asked)
+    revoked = "revoke execute on function shop._relief_judgement_orders, shop._relief_explanation_orders from public"
+    query(attached_world.app, revoked)
+    inserted = f"insert into shop.orders (a, b) values (-2, 1) returning {COMPANIONS}"
+    # Promotion and refresh replace the functions, and leave the rights on them.
+    for replaced in ("promote", "refresh_profile"):
+        query(attached_world.app, f"select relief.{replaced}('orders')")
+        for connection, statement in (
+            (attached_world.user, asked),
+            (attached_world.user, "select e.* from shop.orders as o, shop.relief_explain(o) as e limit 1"),
+            (attached_world.scorer, """select relief.detect('orders', '{"a": -2}')"""),
+            (attached_world.scorer, """select * from relief.explain('orders', '{"a": -2}')"""),
+        ):
+            with refused("42501", "permission denied for function _relief_"):
+                query(connection, statement)
+        (row,) = query(attached_world.user, inserted)
+        assert (row[1], row[3], "error" in row[2]) == (True, 1, False)
+    assert attached_world.database.value("select count(*) from relief.event") == 2
+
+
 def test_superuser_is_not_made_to_run_another_roles_expressions_by_functions_that_read_the_table(world: World) -> None:
     database, mallory = world.database, world.mallory
     query(mallory, WITNESS.replace("shop.", "mal."))
