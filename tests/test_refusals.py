@@ -58,12 +58,6 @@ FEATURE_REFUSALS = [
     ("a + random()", "42P17", "of table shop.orders calls the volatile function random()", ONE_ROW),
     ("orders", "0A000", 'feature "orders" of table shop.orders reads the whole row or a system column', COLUMNS[16:-1]),
     ("tableoid::bigint", "0A000", "of table shop.orders reads the whole row or a system column", "Name columns: id, a"),
-    (
-        "gen",
-        "0A000",
-        'feature "gen" of table shop.orders reads the generated column gen',
-        "write its expression instead",
-    ),
     ("note", "42804", 'feature "note" of table shop.orders is of type text, not a number', "such as length(…)"),
     (
         "at",

@@ -110,6 +110,13 @@ ATTACHED = [
         "n bigint generated always as identity, s serial)",
     ),
     Kind(
+        "generated",
+        "create table shop.orders (k integer primary key, half integer, "
+        "a numeric(10, 1) generated always as (half * 2) stored, b float8, note text)",
+        a="half",
+        computed="a",
+    ),
+    Kind(
         "row_security",
         f"create table shop.orders ({PLAIN}); alter table shop.orders enable row level security, "
         "force row level security; create policy all_rows on shop.orders using (true)",

@@ -61,7 +61,6 @@ declare
   tree text;
   refusal text;
   value_type oid;
-  generated text;
   checked relief._feature;
 begin
   tree := relief._probe_feature(relation, expression, name_path);
@@ -102,15 +101,6 @@ begin
     raise exception 'feature "%" of table % reads the whole row or a system column', feature, relation
       using errcode = 'feature_not_supported',
             hint = format('Name columns: %s.', relief._column_list(relation));
-  end if;
-
-  select string_agg(quote_ident(attname), ', ') into generated
-  from pg_attribute
-  where attrelid = relation and attnum = any (checked.columns) and attgenerated <> '';
-  if generated is not null then
-    raise exception 'feature "%" of table % reads the generated column %', feature, relation, generated
-      using errcode = 'feature_not_supported',
-            hint = 'A generated column has no value yet when the trigger scores the row; write its expression instead.';
   end if;
 
   select atttypid into strict value_type

@@ -3,6 +3,7 @@
 create type relief._target as (
   detector  text,
   relation  regclass,
+  source    text,
   features  text,
   judgement text,
   explanation text,
@@ -24,7 +25,7 @@ begin
   if not found or relief._schema_of(d.relation) is null then
     perform relief._raise_no_detector(detector);
   end if;
-  return row(d.name, d.relation, relief._features_call(d, 'o'),
+  return row(d.name, d.relation, relief._completed(d, format('jsonb_populate_record(null::%s, $1)', d.relation)), relief._features_call(d, 'o'),
              relief._judgement_call(d, 'o', '$1', true), relief._explain_query(d, 'o'), d.on_error)::relief._target;
 end
 $$;
@@ -78,7 +79,7 @@ begin
   -- A value that isn't of its column's type is the caller's mistake, an expression that fails is the row's: the policy decides.
   execute format('select from jsonb_populate_record(null::%s, $1)', target.relation) using row_values;
   begin
-    execute format('select %s from jsonb_populate_record(null::%s, $1) as o', target.features, target.relation)
+    execute format('select %s from %s as o', target.features, target.source)
       into numbers using row_values;
   exception when data_exception or integrity_constraint_violation or plpgsql_error or external_routine_exception then
     if target.on_error = 'raise' then

@@ -208,6 +208,7 @@ create function relief._trigger_body(d relief.detector)
 as $$
   -- No text but quoted identifiers goes in here. Under policy pass, what fails is caught: a row is never lost to its score.
   select format(case d.on_error when 'pass' then $body$
+#variable_conflict use_column
 declare
   numbers double precision[];
 begin
@@ -225,6 +226,7 @@ begin
   return new;
 end
 $body$ else $body$
+#variable_conflict use_column
 declare
   numbers double precision[];
 begin
@@ -254,9 +256,9 @@ as $$
     new := jsonb_populate_record(new, %4$s);$body$,
     string_agg(format('new.%I', watched.name), ', ' order by watched.n),
     string_agg(format('old.%I', watched.name), ', ' order by watched.n),
-    relief._features_call(d, 'new'),
+    relief._new_features(d),
     relief._judgement_call(d, 'new', 'numbers', false))
-  from unnest(d.columns || d.entity || d.time_column || array(select c.name from relief._companion_columns() as c))
+  from unnest(relief._written_columns(d) || d.entity || d.time_column || array(select c.name from relief._companion_columns() as c))
     with ordinality as watched (name, n)
   where watched.name is not null
 $$;

@@ -72,7 +72,7 @@ declare
   target constant relief._target := relief._find(detector);
 begin
   perform relief._require_columns(target, row_values);
-  return query execute format('select e.* from jsonb_populate_record(null::%s, $1) as o cross join lateral (%s) as e', target.relation, target.explanation)
+  return query execute format('select e.* from %s as o cross join lateral (%s) as e', target.source, target.explanation)
     using row_values;
 end
 $$;

@@ -68,6 +68,7 @@ create function relief._event_body(d relief.detector)
   set search_path = pg_catalog, pg_temp
 as $$
   select format($body$
+#variable_conflict use_column
 declare
   numbers double precision[];
   judgement jsonb;
@@ -83,7 +84,7 @@ begin
 %8$s
 end
 $body$,
-    relief._features_call(d, 'new'),
+    relief._new_features(d),
     relief._judgement_call(d, 'new', 'numbers', true),
     relief._function_name(d, 'explanation'),
     relief._entity_text(d, 'new'),

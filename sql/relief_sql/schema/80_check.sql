@@ -70,7 +70,7 @@ as $$
   select format('trigger "~relief_event" on table %s is missing; select relief.detach(%L); select relief.attach(%L);', d.relation, d.name, d.name)
   where not exists (select from pg_trigger where tgrelid = d.relation and tgfoid = relief._event_function(d))
   union all
-  select format('the trigger calls functions by names that they don''t have any more; select relief.regenerate(%L);', d.name)
+  select format('the trigger was made for the table as it was; select relief.regenerate(%L);', d.name)
   where exists (select from pg_proc where oid = relief._trigger_function(d) and prosrc <> relief._trigger_body(d))
      or exists (select from pg_proc where oid = relief._event_function(d) and prosrc <> relief._event_body(d))
   union all
