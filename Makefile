@@ -60,26 +60,29 @@ $(BIN)/.installed: pyproject.toml
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	touch $@
 
-# What is missing: Python's venv, a server with plpython3u, pg_cron for the tests. Where apt can't be used nothing works without
+# What is missing: Python's venv, a server with plpython3u, what the tests show it with. Where apt can't be used nothing works without
 # the first; the commands that need the others say so too.
 ROOT = $(if $(filter-out 0,$(shell id -u)),sudo) env DEBIAN_FRONTEND=noninteractive
 MISSING_VENV = $(if $(wildcard $(BIN)/.installed),,$(shell $(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || echo python3-venv))
 MISSING_SERVER = $(if $(RELIEF_PG_BIN)$(RELIEF_TEST_DSN)$(RELIEF_TEST_IMAGE)$(wildcard /usr/lib/postgresql/*/lib/plpython3.so),,plpython3u)
-MISSING_CRON = $(if $(RELIEF_PG_BIN)$(RELIEF_TEST_DSN)$(RELIEF_TEST_IMAGE)$(wildcard /usr/lib/postgresql/*/lib/pg_cron.so),,pg_cron)
+FOR_SERVER = $(if $(RELIEF_PG_BIN)$(RELIEF_TEST_DSN)$(RELIEF_TEST_IMAGE)$(wildcard /usr/lib/postgresql/*/lib/$1.so),,$1)
+MISSING_TESTED = $(strip $(call FOR_SERVER,pg_cron) $(call FOR_SERVER,mysql_fdw) \
+  $(if $(wildcard /usr/sbin/mariadbd),,mariadbd) $(if $(wildcard /usr/bin/redis-check-rdb),,redis-server))
 WANTED_VENV := Python 3.10 or later with venv (Debian: python3-venv)
 WANTED_SERVER := PostgreSQL 14 or later with plpython3u (Debian 12: postgresql-plpython3-15), RELIEF_PG_BIN=its bin folder if elsewhere
-WANTED_CRON := pg_cron, for the tests (Debian 12: postgresql-15-cron)
+TESTED := mariadb-server-core mariadb-client-core redis-tools
+WANTED_TESTED := for the tests: pg_cron, mysql_fdw, MariaDB, Redis (Debian 12: postgresql-15-cron postgresql-15-mysql-fdw $(TESTED))
 
 packages:
-	@if [ -z "$(MISSING_VENV)$(MISSING_SERVER)$(MISSING_CRON)" ]; then exit 0; fi; \
+	@if [ -z "$(MISSING_VENV)$(MISSING_SERVER)$(MISSING_TESTED)" ]; then exit 0; fi; \
 	if ! { command -v apt-get && $(ROOT) true; } >/dev/null 2>&1; then \
 	  printf 'Install: %s\n' $(if $(MISSING_VENV),"$(WANTED_VENV)") $(if $(MISSING_SERVER),"$(WANTED_SERVER)") \
-	    $(if $(MISSING_CRON),"$(WANTED_CRON)") >&2; \
+	    $(if $(MISSING_TESTED),"$(WANTED_TESTED)") >&2; \
 	  exit $(if $(MISSING_VENV),1,0); \
 	fi; \
 	$(ROOT) apt-get update -qq; \
 	$(if $(MISSING_SERVER),$(INSTALL_SERVER)) \
-	$(if $(MISSING_CRON),$(INSTALL_CRON)) \
+	$(if $(MISSING_TESTED),$(INSTALL_TESTED)) \
 	$(if $(MISSING_VENV),$(ROOT) apt-get install -qq -y python3-venv </dev/null)
 
 # The version of a server that is there, else the distribution's. Debian's package creates and starts a cluster "main"; if
@@ -92,9 +95,12 @@ version=$$(ls -d /usr/lib/postgresql/*/bin/postgres 2>/dev/null | cut -d/ -f5 | 
 	[ -n "$$before" ] || [ ! -d /etc/postgresql/$$version/main ] || $(ROOT) pg_dropcluster --stop $$version main;
 endef
 
-# For the server that the tests start. Without it all but the tests of the schedule work: no reason to end here.
-define INSTALL_CRON
+# Extensions of the server that the tests start, and programs of other servers, in packages that start none. Without them all
+# but the tests that need them work: no reason to end here.
+define INSTALL_TESTED
 version=15; [ -e /usr/lib/postgresql/15/lib/plpython3.so ] \
 	  || version=$$(ls /usr/lib/postgresql/*/lib/plpython3.so 2>/dev/null | cut -d/ -f5 | sort -n | tail -1); \
-	$(ROOT) apt-get install -qq -y --no-install-recommends postgresql-$$version-cron </dev/null || echo "Install: $(WANTED_CRON)" >&2;
+	for package in postgresql-$$version-cron postgresql-$$version-mysql-fdw "$(TESTED)"; do \
+	  $(ROOT) apt-get install -qq -y --no-install-recommends $$package </dev/null || echo "Install: $(WANTED_TESTED)" >&2; \
+	done;
 endef

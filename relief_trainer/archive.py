@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import joblib
@@ -66,6 +67,24 @@ def from_json(text: str) -> Stored:
             "the file is not an exported model", "Export one: relief export <detector> --json <file>"
         ) from None
     return Stored(str(name), 0, body, str(checksum))
+
+
+def read_file(path: str) -> Stored:
+    """Read a file that holds what `to_json` wrote; raises as `from_json` does, and if the file can't be read."""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not text"
+        raise ReliefError(f"cannot read {path}: {reason}", "Export a model first: relief export …") from None
+    return from_json(text)
+
+
+def write_file(path: str, stored: Stored) -> None:
+    """Write a file that `read_file` reads."""
+    try:
+        Path(path).write_text(to_json(stored), encoding="utf-8")
+    except OSError as error:
+        raise ReliefError(f"cannot write {path}: {error.strerror}") from None
 
 
 def to_joblib(stored: Stored, path: str) -> None:

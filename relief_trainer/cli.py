@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict
-from pathlib import Path
-from typing import Any, TypeVar
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import click
 
 from relief_trainer import __version__
+from relief_trainer.command_score import score
+from relief_trainer.command_train import train
 from relief_trainer.errors import ReliefError
-
-Command = TypeVar("Command", bound=Callable[..., Any])
+from relief_trainer.options import print_json, with_dsn, with_json
 
 
 class _Group(click.Group):
@@ -38,16 +36,6 @@ def _version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
         ctx.exit()
 
 
-def _with_dsn(command: Command) -> Command:
-    return click.option(
-        "--dsn", metavar="DSN", help="Connection string or URI; what it leaves out comes from the PG* environment."
-    )(command)
-
-
-def _with_json(command: Command) -> Command:
-    return click.option("--json", "as_json", is_flag=True, help="Print JSON.")(command)
-
-
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.option("--version", is_flag=True, expose_value=False, is_eager=True, callback=_version, help="Print versions.")
 def main() -> None:
@@ -55,7 +43,7 @@ def main() -> None:
 
 
 @main.command()
-@_with_dsn
+@with_dsn
 def install(dsn: str | None) -> None:
     """Install Relief in a database, as a superuser.
 
@@ -74,85 +62,7 @@ def install(dsn: str | None) -> None:
 
 @main.command()
 @click.argument("name")
-@_with_dsn
-@_with_json
-@click.option("--promote", is_flag=True, help="Promote the model once it is stored.")
-@click.option("--trees", type=click.IntRange(1, 2000), default=100, show_default=True, help="Trees of the forest.")
-@click.option("--samples", type=click.IntRange(2), default=256, show_default=True, help="Rows each tree is grown on.")
-@click.option(
-    "--max-features",
-    type=click.FloatRange(0.0, 1.0, min_open=True),
-    default=1.0,
-    show_default=True,
-    help="Share of the features each tree is grown on.",
-)
-@click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True, help="Repeats a training.")
-@click.option(
-    "--contamination",
-    type=click.FloatRange(0.0, 0.5, min_open=True),
-    help="Share of rows to flag, instead of the detector's own.",
-)
-@click.option("--jobs", type=int, default=1, show_default=True, help="Processes; -1 takes all cores.")
-@click.option("--sample-rows", type=click.IntRange(10), default=100_000, show_default=True, help="Rows to draw.")
-@click.option("--where", metavar="SQL", help="Draw only rows for which this condition holds.")
-@click.option("--since", metavar="TIME", help="Draw only rows whose time column is at or after this.")
-def train(
-    name: str,
-    dsn: str | None,
-    as_json: bool,
-    promote: bool,
-    trees: int,
-    samples: int,
-    max_features: float,
-    seed: int,
-    contamination: float | None,
-    jobs: int,
-    sample_rows: int,
-    where: str | None,
-    since: str | None,
-) -> None:
-    """Fit a forest on a sample of the detector's table and store it as the next version.
-
-    Before it is stored, the model is compared with scikit-learn, leaf by leaf.
-
-    \b
-    Example:
-      relief train flights --dsn postgresql://app@localhost/shop --promote
-      relief train flights --since 2013-06-01 --where "carrier <> 'HA'" --trees 200
-    """
-    from relief_trainer.connection import connect
-    from relief_trainer.progress import Progress
-    from relief_trainer.sample import Request
-    from relief_trainer.train import Settings
-    from relief_trainer.train import train as run
-
-    settings = Settings(
-        trees=trees,
-        samples=samples,
-        max_features=max_features,
-        seed=seed,
-        contamination=contamination,
-        jobs=jobs,
-        request=Request(rows=sample_rows, where=where, since=since, seed=seed),
-    )
-    with connect(dsn) as connection, Progress.shown(total=6 + promote) as progress:
-        trained = run(connection, name, settings, promote=promote, progress=progress)
-    for warning in trained.warnings:
-        click.echo(f"warning: {warning}", err=True)
-    if as_json:
-        _print_json(asdict(trained))
-        return
-    click.echo(
-        f"{name}: version {trained.version} trained on {trained.rows:,} rows of about {trained.table_rows:,}; "
-        f"a row is an anomaly from score {trained.threshold:.4f} on ({trained.threshold_origin})"
-    )
-    if not promote:
-        click.echo(f"promote it: relief promote {name} {trained.version}")
-
-
-@main.command()
-@click.argument("name")
-@_with_dsn
+@with_dsn
 @click.option("--full", is_flag=True, help="Make the whole profile again, from the whole table.")
 def refresh(name: str, dsn: str | None, full: bool) -> None:
     """Bring a detector's profile up to date: what rows of each entity and season look like.
@@ -166,15 +76,15 @@ def refresh(name: str, dsn: str | None, full: bool) -> None:
     from relief_trainer.queries import query
 
     with connect(dsn) as connection:
-        refuse_foreign_superuser(connection, fetch(connection, name))
+        refuse_foreign_superuser(connection, fetch(connection, name).relation)
         row = connection.execute(query("refresh", name=name, full=full)).fetchone() or {}
         connection.commit()
     click.echo(f"{name}: {row['refresh_profile']:,} profiles are up to date")
 
 
 @main.command("list")
-@_with_dsn
-@_with_json
+@with_dsn
+@with_json
 def list_detectors(dsn: str | None, as_json: bool) -> None:
     """List the detectors that you may act on.
 
@@ -188,7 +98,7 @@ def list_detectors(dsn: str | None, as_json: bool) -> None:
     with connect(dsn) as connection:
         rows = connection.execute(query("detectors")).fetchall()
     if as_json:
-        _print_json(rows)
+        print_json(rows)
     elif not rows:
         click.echo("no detectors; make one: select relief.create_detector('name', 'schema.table', array['column', …]);")
     else:
@@ -197,8 +107,8 @@ def list_detectors(dsn: str | None, as_json: bool) -> None:
 
 @main.command()
 @click.argument("name")
-@_with_dsn
-@_with_json
+@with_dsn
+@with_json
 def show(name: str, dsn: str | None, as_json: bool) -> None:
     """Show a detector: its features, versions, and what the promoted model was trained on.
 
@@ -212,7 +122,7 @@ def show(name: str, dsn: str | None, as_json: bool) -> None:
     with connect(dsn) as connection:
         description = describe(connection, name)
     if as_json:
-        _print_json(description)
+        print_json(description)
     else:
         click.echo(render(description))
 
@@ -220,7 +130,7 @@ def show(name: str, dsn: str | None, as_json: bool) -> None:
 @main.command()
 @click.argument("name")
 @click.argument("version", type=click.IntRange(1), required=False)
-@_with_dsn
+@with_dsn
 def promote(name: str, version: int | None, dsn: str | None) -> None:
     """Make a version the one that scores, the newest unless VERSION is given.
 
@@ -240,7 +150,7 @@ def promote(name: str, version: int | None, dsn: str | None) -> None:
 @main.command()
 @click.argument("name")
 @click.argument("version", type=click.IntRange(1), required=False)
-@_with_dsn
+@with_dsn
 @click.option("--json", "json_file", metavar="FILE", help="Write the model document; - is standard output.")
 @click.option("--joblib", "joblib_file", metavar="FILE", help="Write a scikit-learn IsolationForest.")
 def export(name: str, version: int | None, dsn: str | None, json_file: str | None, joblib_file: str | None) -> None:
@@ -258,23 +168,19 @@ def export(name: str, version: int | None, dsn: str | None, json_file: str | Non
         raise ReliefError("give one of --json and --joblib", f"For example: relief export {name} --json {name}.json")
     with connect(dsn) as connection:
         stored = archive.fetch(connection, name, version)
-    path = json_file or joblib_file or ""
-    try:
-        if joblib_file:
-            archive.to_joblib(stored, joblib_file)
-        elif json_file == "-":
-            click.echo(archive.to_json(stored), nl=False)
-            return
-        else:
-            Path(path).write_text(archive.to_json(stored), encoding="utf-8")
-    except OSError as error:
-        raise ReliefError(f"cannot write {path}: {error.strerror}") from None
-    click.echo(f"{name}: version {stored.version} written to {path}")
+    if json_file == "-":
+        click.echo(archive.to_json(stored), nl=False)
+        return
+    if json_file:
+        archive.write_file(json_file, stored)
+    elif joblib_file:
+        archive.to_joblib(stored, joblib_file)
+    click.echo(f"{name}: version {stored.version} written to {json_file or joblib_file}")
 
 
 @main.command("import")
 @click.argument("file")
-@_with_dsn
+@with_dsn
 @click.option("--detector", metavar="NAME", help="Store it for this detector instead of the one it was exported from.")
 def import_model(file: str, dsn: str | None, detector: str | None) -> None:
     """Store an exported model as the next version of its detector; - reads standard input.
@@ -286,12 +192,7 @@ def import_model(file: str, dsn: str | None, detector: str | None) -> None:
     from relief_trainer import archive
     from relief_trainer.connection import connect
 
-    try:
-        text = sys.stdin.read() if file == "-" else Path(file).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not text"
-        raise ReliefError(f"cannot read {file}: {reason}", "Export a model first: relief export …") from None
-    stored = archive.from_json(text)
+    stored = archive.from_json(sys.stdin.read()) if file == "-" else archive.read_file(file)
     name = detector or stored.detector
     with connect(dsn) as connection:
         version = archive.store(connection, name, stored.document)
@@ -313,8 +214,8 @@ def demo(keep: bool) -> None:
     run(keep=keep)
 
 
-def _print_json(value: Any) -> None:
-    click.echo(json.dumps(value, ensure_ascii=False, indent=2, default=str))
+main.add_command(train)
+main.add_command(score)
 
 
 def _print_table(header: Sequence[str], rows: Iterable[Sequence[Any] | Mapping[str, Any]]) -> None:

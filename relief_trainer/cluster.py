@@ -132,7 +132,7 @@ class Cluster:
         for name, value in self._settings.items():
             arguments += ["-c", f"{name}={value}"]
         with open(self.directory / "log", "ab") as log:
-            before = None if self._lasting else _die_with_parent
+            before = None if self._lasting else die_with_parent
             self._server = self._run(subprocess.Popen, arguments, stdout=log, stderr=log, preexec_fn=before)
         self._wait_until_ready()
 
@@ -230,7 +230,7 @@ def _server_account() -> str | None:
     raise ReliefError(f'PostgreSQL does not run as "{getpass.getuser()}"', "Run this as another user.")
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
     """Ask the kernel to stop the server at once should this process be killed."""
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(1, signal.SIGQUIT)  # PR_SET_PDEATHSIG

@@ -58,12 +58,18 @@ def fetch(connection: Connection, name: str) -> Detector:
     return Detector(**row, features=[Feature(**feature) for feature in features])
 
 
-def refuse_foreign_superuser(connection: Connection, detector: Detector) -> None:
-    """Raise an error for a superuser's login on another role's table, whose expressions would run with all rights."""
-    row = connection.execute(query("owner_and_login", relation=detector.relation)).fetchone()
+def refuse_foreign_superuser(connection: Connection, relation: str) -> None:
+    """Raise an error for a superuser's login on another role's table, whose expressions would run with all rights.
+
+    Parameters
+    ----------
+    relation
+        The table's name, quoted by the server.
+    """
+    row = connection.execute(query("owner_and_login", relation=relation)).fetchone()
     if row is not None and row["login_is_superuser"] and not row["owner_is_superuser"]:
         raise ReliefError(
-            f'role "{row["login"]}" is a superuser, and table {detector.relation} belongs to "{row["owner"]}", '
+            f'role "{row["login"]}" is a superuser, and table {relation} belongs to "{row["owner"]}", '
             "whose expressions would run with a superuser's rights",
             f'Connect as a role that has the rights of "{row["owner"]}".',
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from rich.console import Console
 from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
@@ -27,8 +27,8 @@ class Progress:
 
     @classmethod
     @contextlib.contextmanager
-    def shown(cls, total: int) -> Iterator[Progress]:
-        """Show ``total`` steps for the length of a ``with`` block."""
+    def shown(cls, total: int | None = None) -> Iterator[Progress]:
+        """Show ``total`` steps, or rows being counted, for the length of a ``with`` block."""
         progress = cls(Console(file=sys.stderr), total)
         assert progress._console is not None
         if not progress._console.is_terminal:
@@ -39,6 +39,24 @@ class Progress:
             bar.add_task("", total=total)
             progress._bar = bar
             yield progress
+
+    @contextlib.contextmanager
+    def counting(self, description: str, total: int | None) -> Iterator[Callable[[int], None]]:
+        """Show rows being counted for the length of a ``with`` block, which gets what counts further ones."""
+        begun = time.monotonic()
+        rows = 0
+
+        def advance(further: int) -> None:
+            nonlocal rows
+            rows += further
+            if self._bar is not None:
+                shown = f"{description}: {rows:,} rows" + (f" of about {total:,}" if total else "")
+                self._bar.update(self._bar.task_ids[0], total=total, completed=rows, description=shown)
+
+        advance(0)
+        yield advance
+        if self._bar is None and self._console is not None:
+            print(f"{description}: {rows:,} rows, {time.monotonic() - begun:.1f} s", file=sys.stderr, flush=True)
 
     @contextlib.contextmanager
     def step(self, description: str) -> Iterator[None]:

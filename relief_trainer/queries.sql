@@ -63,6 +63,12 @@ where {condition}
 order by pg_catalog.random()
 limit {rows};
 
+-- name: empty_sample
+create temporary table relief_sample (numbers float8[], entity text default '', season pg_catalog.int2 default -1) on commit drop;
+
+-- name: load_sample
+copy relief_sample (numbers) from stdin;
+
 -- name: sample_counts
 select count(*) as drawn, count(numbers) as computed from relief_sample;
 
@@ -79,7 +85,7 @@ with value as (
   select element.position, nullif(element.number, 'NaN') as number,
          case when abs(nullif(element.number, 'NaN')) < 1e150 then element.number end as finite,
          case when abs(nullif(element.number, 'NaN')) < 1e150
-              then relief._scaled(element.number, f.transform, f.unit, f.origin) end as place
+              then relief._scaled(element.number, f.transform, f.unit, coalesce(f.origin, 0)) end as place
   from relief_sample
   cross join lateral unnest(numbers) with ordinality as element (number, position)
   join relief.feature as f on f.detector_id = {detector_id} and f.position = element.position
@@ -136,3 +142,40 @@ select pg_catalog.to_regclass('relief.detector') is not null as installed,
 
 -- name: check
 select * from relief.check();
+
+-- name: source_relation
+select c.oid::pg_catalog.regclass::text as relation, c.reltuples as rows, c.relkind in ('r', 'm', 'p') as can_be_sampled,
+       array(select a.attname::text
+             from pg_catalog.pg_index as i
+             cross join lateral unnest(i.indkey::smallint[]) with ordinality as k (attnum, n)
+             join pg_catalog.pg_attribute as a on a.attrelid = i.indrelid and a.attnum = k.attnum
+             where i.indrelid = c.oid and i.indisprimary
+             order by k.n) as keys
+from pg_catalog.pg_class as c
+where c.oid = pg_catalog.to_regclass({relation}) and c.relkind in ('r', 'm', 'p', 'v', 'f');
+
+-- name: source_columns
+-- Conversions as in relief._conversion, which the source's database may lack; what has none, the trainer converts.
+with recursive base as (
+  select a.attnum, a.attname, a.atttypid as type
+  from pg_catalog.pg_attribute as a
+  where a.attrelid = {relation}::pg_catalog.regclass and a.attnum > 0 and not a.attisdropped
+  union all
+  select b.attnum, b.attname, t.typbasetype from base as b join pg_catalog.pg_type as t on t.oid = b.type where t.typtype = 'd'
+)
+select b.attname as name,
+       case
+         when b.type = 'real'::pg_catalog.regtype then '{{}}::pg_catalog.float8'
+         when b.type = 'money'::pg_catalog.regtype then '{{}}::pg_catalog.numeric'
+         when b.type in ('interval'::pg_catalog.regtype, 'time'::pg_catalog.regtype, 'timetz'::pg_catalog.regtype) then 'pg_catalog.date_part(''epoch'', {{}})'
+       end as conversion
+from base as b
+join pg_catalog.pg_type as t on t.oid = b.type
+where t.typtype <> 'd'
+order by b.attnum;
+
+-- name: source_rows
+select {columns} from {relation} as o;
+
+-- name: source_sample
+select {columns} from {relation} as o {tablesample} order by pg_catalog.random() limit {rows};

@@ -61,7 +61,9 @@ def draw(connection: Connection, detector: Detector, request: Request) -> Sample
     relation = trusted_sql(detector.relation)
     table_rows = _estimate_rows(connection, relation)
     condition = _condition(connection, detector, request)
-    percent = min(100.0, 100.0 * MARGIN * request.rows / max(1, table_rows))
+    percent = 100.0
+    if _can_be_sampled(connection, detector):
+        percent = min(percent, 100.0 * MARGIN * request.rows / max(1, table_rows))
     # A condition leaves fewer rows than asked for: read more of the table, at last all of it.
     for _ in range(4):
         drawn, computed = _fill(connection, detector, request, condition, percent)
@@ -75,7 +77,7 @@ def draw(connection: Connection, detector: Detector, request: Request) -> Sample
     rows = _fetch(connection, computed, len(detector.features))
     return Sample(
         rows=rows,
-        profile=_profile(connection, detector, rows),
+        profile=profile_of(connection, detector, rows),
         failed=drawn - computed,
         table_rows=table_rows,
         percent=percent,
@@ -86,6 +88,12 @@ def _estimate_rows(connection: Connection, relation: sql.SQL) -> int:
     """Return the planner's estimate, which follows the table's size even where it was never analyzed."""
     row = connection.execute(query("estimate_rows", relation=relation)).fetchone()
     return int(row["QUERY PLAN"][0]["Plan"]["Plan Rows"]) if row else 0
+
+
+def _can_be_sampled(connection: Connection, detector: Detector) -> bool:
+    """Return whether TABLESAMPLE takes the relation: of views and foreign tables, all rows are read."""
+    row = connection.execute(query("source_relation", relation=detector.relation)).fetchone()
+    return row is not None and row["can_be_sampled"]
 
 
 def _condition(connection: Connection, detector: Detector, request: Request) -> sql.Composable:
@@ -161,7 +169,8 @@ def _fetch(connection: Connection, count: int, feature_count: int) -> Floats:
     return rows
 
 
-def _profile(connection: Connection, detector: Detector, rows: Floats) -> dict[str, dict[str, Any]]:
+def profile_of(connection: Connection, detector: Detector, rows: Floats) -> dict[str, dict[str, Any]]:
+    """Return the statistics of each feature, by its name, of the rows in the temporary table relief_sample."""
     found = connection.execute(query("profile", detector_id=detector.id)).fetchall()
     return {
         feature.name: {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,14 +15,15 @@ import sklearn
 from relief_runtime import __version__
 from sklearn.ensemble import IsolationForest
 
-from relief_trainer import archive, document, parity, sample
+from relief_trainer import archive, document, parity, sample, source_sample
 from relief_trainer import detector as detectors
 from relief_trainer.connection import Connection
 from relief_trainer.detector import Detector
-from relief_trainer.document import Threshold
+from relief_trainer.document import Feature, Threshold
 from relief_trainer.errors import ReliefError
 from relief_trainer.progress import Progress
 from relief_trainer.queries import query
+from relief_trainer.sources import Source
 
 Floats = npt.NDArray[np.float64]
 
@@ -74,11 +76,18 @@ class Trained:
 
 
 def train(
-    connection: Connection, name: str, settings: Settings, *, promote: bool = False, progress: Progress | None = None
+    connection: Connection,
+    name: str,
+    settings: Settings,
+    *,
+    promote: bool = False,
+    source: Source | None = None,
+    progress: Progress | None = None,
 ) -> Trained:
     """Train a detector by name and store the model as its next version; commits.
 
-    The connection must not be in a transaction. With ``promote`` the model is committed first, and promoted then.
+    The connection must not be in a transaction. With ``promote`` the model is committed first, and promoted then. With
+    a ``source``, its rows are trained on instead of the table's: columns of the features' names hold their values.
 
     Raises
     ------
@@ -88,11 +97,17 @@ def train(
     """
     progress = progress or Progress.silent()
     detector = detectors.fetch(connection, name)
-    detectors.refuse_foreign_superuser(connection, detector)
+    detectors.refuse_foreign_superuser(connection, detector.relation)
     _prepare_profile(connection, detector, progress)
-    with progress.step(f"drawing about {settings.request.rows:,} rows of {detector.relation}"):
-        drawn = sample.draw(connection, detector, settings.request)
-    rows, notes = _usable_rows(detector, drawn)
+    place = source.name if source else f"table {detector.relation}"
+    with progress.step(f"drawing about {settings.request.rows:,} rows of {place}"):
+        if source:
+            drawn = source_sample.draw_from(connection, detector, source, settings.request)
+        else:
+            drawn = sample.draw(connection, detector, settings.request)
+    rows, notes = usable_rows(detector.name, detector.features, drawn, place)
+    if source:
+        notes += _notes_on_expressions(detector)
     with progress.step(f"growing {settings.trees} trees"):
         forest = fit(rows, [feature.name for feature in detector.features], settings)
     with progress.step("finding the threshold"):
@@ -103,7 +118,7 @@ def train(
         threshold,
         drawn.profile,
         document.Ordinary(parity.scikit_scores(forest, rows), sample.deviations(connection, detector, drawn.profile)),
-        _provenance(connection, detector, settings, drawn, len(rows)),
+        _origin(connection, detector, source) | provenance(settings, drawn, len(rows)),
     )
     with progress.step("comparing with scikit-learn"):
         parity.check(forest, content, rows[:CHECKED_ROWS])
@@ -138,6 +153,11 @@ def find_threshold(detector: Detector, forest: IsolationForest, rows: Floats, co
         if detector.threshold is None:
             raise ReliefError(f'detector "{detector.name}" has neither contamination nor threshold')
         return Threshold(detector.threshold, "fixed")
+    return threshold_of_share(forest, rows, share)
+
+
+def threshold_of_share(forest: IsolationForest, rows: Floats, share: float) -> Threshold:
+    """Return the lowest score that at most a share of the rows reach."""
     scores = parity.scikit_scores(forest, rows)
     return Threshold(float(np.quantile(scores, 1.0 - share, method="higher")), "contamination", share)
 
@@ -151,41 +171,54 @@ def _prepare_profile(connection: Connection, detector: Detector, progress: Progr
             connection.execute(query("refresh", name=detector.name, full=False))
 
 
-def _usable_rows(detector: Detector, drawn: sample.Sample) -> tuple[Floats, list[str]]:
+def usable_rows(name: str, features: Sequence[Feature], drawn: sample.Sample, place: str) -> tuple[Floats, list[str]]:
     """Return the rows that have any value, and what the user should know about them."""
     rows = drawn.rows[~np.isnan(drawn.rows).all(axis=1)]
     if len(rows) < MINIMUM_ROWS:
         raise ReliefError(
-            f'detector "{detector.name}" has {len(rows)} rows to train on in table {detector.relation}, '
-            f"fewer than {MINIMUM_ROWS}",
+            f'detector "{name}" has {len(rows)} rows to train on in {place}, fewer than {MINIMUM_ROWS}',
             "Wait for more rows, or widen --where and --since.",
         )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # a feature that is missing everywhere has no extremes
         varies = np.nanmin(rows, axis=0) < np.nanmax(rows, axis=0)
-    constant = [feature.name for feature, varied in zip(detector.features, varies, strict=True) if not varied]
-    if len(constant) == len(detector.features):
+    constant = [feature.name for feature, varied in zip(features, varies, strict=True) if not varied]
+    if len(constant) == len(features):
         raise ReliefError(
-            f'every feature of detector "{detector.name}" is constant or missing in the {len(rows)} rows drawn',
+            f'every feature of detector "{name}" is constant or missing in the {len(rows)} rows drawn',
             "Choose features that vary, or widen --where and --since.",
         )
-    notes = [f'feature "{name}" is constant or missing in the rows drawn' for name in constant]
+    notes = [f'feature "{constant_name}" is constant or missing in the rows drawn' for constant_name in constant]
     if drawn.failed:
         notes.append(f"{drawn.failed} of the rows drawn have features that fail to compute and were left out")
     return rows, notes
 
 
-def _provenance(
-    connection: Connection, detector: Detector, settings: Settings, drawn: sample.Sample, used: int
-) -> dict[str, Any]:
+def _notes_on_expressions(detector: Detector) -> list[str]:
+    return [
+        f'column "{feature.name}" of the source is taken for what {feature.expression} gives in the table'
+        for feature in detector.features
+        if feature.expression.strip('"').replace('""', '"') != feature.name
+    ]
+
+
+def _origin(connection: Connection, detector: Detector, source: Source | None) -> dict[str, Any]:
     row = connection.execute(query("provenance")).fetchone() or {}
-    request = settings.request
     return {
         "detector": detector.name,
         "table": detector.relation,
+        "source": source.name if source else None,
         "database": row["database"],
         "role": row["role"],
         "trained_at": row["trained_at"].isoformat(),
+        "versions": versions() | {"postgresql": row["server_version"]},
+    }
+
+
+def provenance(settings: Settings, drawn: sample.Sample, used: int) -> dict[str, Any]:
+    """Return what a model's provenance holds wherever it was trained."""
+    request = settings.request
+    return {
         "rows": used,
         "rows_asked": request.rows,
         "rows_failed": drawn.failed,
@@ -197,7 +230,6 @@ def _provenance(
         "trees": settings.trees,
         "samples": min(settings.samples, used),
         "max_features": settings.max_features,
-        "versions": versions() | {"postgresql": row["server_version"]},
     }
 
 

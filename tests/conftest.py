@@ -9,8 +9,9 @@ import psycopg
 import pytest
 from helpers.database import Database, query
 from helpers.forests import add_model, stump
-from helpers.server import has_extension_files, install, may_lack_pg_cron, running_server
+from helpers.server import has_extension_files, install, may_lack, running_server
 from helpers.shop import FEATURES, make_orders
+from helpers.stores import MariaDB, running_mariadb, running_redis
 from helpers.world import World, make_world
 from hypothesis import HealthCheck, settings
 
@@ -20,6 +21,9 @@ settings.register_profile(
 )
 settings.load_profile("relief")
 
+# Libraries of the server that markers are called by.
+SERVER_LIBRARIES = ("pg_cron", "mysql_fdw")
+
 
 @pytest.hookimpl(tryfirst=True)  # before markers select
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -28,7 +32,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if "server" in getattr(item, "fixturenames", ()):
             item.add_marker("server")
     dsn = os.environ.get("RELIEF_TEST_DSN")
-    lacking = {"extension": dsn and not has_extension_files(dsn), "pg_cron": may_lack_pg_cron()}
+    lacking = {"extension": dsn and not has_extension_files(dsn), **{name: may_lack(name) for name in SERVER_LIBRARIES}}
     needing = [item for item in items if any(item.get_closest_marker(name) for name in lacking if lacking[name])]
     items[:] = [item for item in items if item not in needing]
     config.hook.pytest_deselected(items=needing)
@@ -39,6 +43,20 @@ def server() -> Iterator[str]:
     """Return the connection string of the server's superuser."""
     with running_server() as dsn:
         yield dsn
+
+
+@pytest.fixture(scope="session")
+def mariadb() -> Iterator[MariaDB]:
+    """Return a throwaway MariaDB server."""
+    with running_mariadb() as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def redis_socket() -> Iterator[str]:
+    """Return the socket of a throwaway Redis server."""
+    with running_redis() as socket:
+        yield socket
 
 
 @pytest.fixture(scope="session")

@@ -49,12 +49,12 @@ def has_extension_files(dsn: str) -> bool:
         return connection.execute("select from pg_available_extensions where name = 'relief'").fetchone() is not None
 
 
-def may_lack_pg_cron() -> bool:
-    """Return whether the tests run on a server that isn't ours, or is named to us and lacks pg_cron."""
+def may_lack(library: str) -> bool:
+    """Return whether the tests run on a server that isn't ours, or is named to us and lacks a library."""
     if os.environ.get("RELIEF_TEST_DSN") or os.environ.get("RELIEF_TEST_IMAGE"):
         return True
     named = os.environ.get("RELIEF_PG_BIN")
-    return named is not None and not any(Path(named).parent.glob("lib/**/pg_cron.so"))
+    return named is not None and not any(Path(named).parent.glob(f"lib/**/{library}.so"))
 
 
 def install(connection: psycopg.Connection, by_extension: bool) -> None:

@@ -1,0 +1,49 @@
+"""The command ``relief score``."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import click
+
+from relief_trainer.options import print_json, split_columns, with_dsn, with_json
+
+
+@click.command()
+@click.option("--source", "uri", metavar="URI", required=True, help="The file or database whose rows to score.")
+@click.option("--model", "named", metavar="FILE|NAME", required=True, help="A model's file, or a detector's name.")
+@click.option("--out", metavar="FILE", required=True, help="Where to: .parquet, .csv or .jsonl.")
+@click.option("--keep", callback=split_columns, metavar="COLUMNS", help="Columns to copy; by default the source's key.")
+@click.option("--batch-rows", type=click.IntRange(1), default=10_000, show_default=True, help="Rows held in memory.")
+@with_dsn
+@with_json
+def score(
+    uri: str, named: str, out: str, keep: list[str] | None, batch_rows: int, dsn: str | None, as_json: bool
+) -> None:
+    """Score the rows of a file or database outside PostgreSQL, as the server would, and write the scores to a file.
+
+    The source's columns are called as the model's features and hold their values. --dsn is for a model by its NAME.
+
+    \b
+    Example:
+      relief score --source flights.parquet --model flights.json --out scores.parquet
+      relief score --source 'mysql://app:${PASSWORD}@host/shop?table=orders' --model orders --out scores.csv
+    """
+    from relief_trainer.connection import connect
+    from relief_trainer.progress import Progress
+    from relief_trainer.scoring import find_model
+    from relief_trainer.scoring import score as run
+    from relief_trainer.sources import open_source
+
+    model = find_model(named, lambda: connect(dsn))
+    with open_source(uri) as source, Progress.shown() as progress:
+        scored = run(source, model, out, keep=keep, batch_rows=batch_rows, progress=progress)
+    if not scored.rows:
+        click.echo(f"warning: {scored.source} has no rows", err=True)
+    if as_json:
+        print_json(asdict(scored))
+        return
+    unscored = f", {scored.unscored:,} without any feature not scored" if scored.unscored else ""
+    click.echo(
+        f"{out}: {scored.rows:,} rows, {scored.anomalies:,} anomalies from score {scored.threshold:.4f} on{unscored}"
+    )

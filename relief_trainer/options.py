@@ -1,0 +1,39 @@
+"""Options that several commands of ``relief`` have, and how they print."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def with_dsn(command: Command) -> Command:
+    """Add ``--dsn``."""
+    return click.option(
+        "--dsn", metavar="DSN", help="Connection string or URI; what it leaves out comes from the PG* environment."
+    )(command)
+
+
+def with_json(command: Command) -> Command:
+    """Add ``--json``."""
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON.")(command)
+
+
+def split_columns(ctx: click.Context, param: click.Parameter, value: str | None) -> list[str] | None:
+    """Return the names of an option's columns, separated by commas; one that holds a comma stands in double quotes."""
+    if value is None:
+        return None
+    names = next(csv.reader([value], skipinitialspace=True), [])
+    if not all(names):
+        raise click.BadParameter("a column's name is empty", ctx, param)
+    return names
+
+
+def print_json(value: Any) -> None:
+    """Print a value as JSON that can be piped."""
+    click.echo(json.dumps(value, ensure_ascii=False, indent=2, default=str))

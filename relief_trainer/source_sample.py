@@ -1,0 +1,47 @@
+"""Draw a sample of a source's rows, in the place of a detector's own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from relief_trainer.connection import Connection
+from relief_trainer.detector import Detector
+from relief_trainer.document import Feature
+from relief_trainer.errors import ReliefError
+from relief_trainer.queries import query
+from relief_trainer.sample import Request, Sample, profile_of
+from relief_trainer.sources import Source, values
+
+Floats = npt.NDArray[np.float64]
+
+
+def draw_from(connection: Connection, detector: Detector, source: Source, request: Request) -> Sample:
+    """Draw a sample of a source's rows, whose columns of the features' names hold the features' values."""
+    drawn, total = draw_columns(source, detector.features, request)
+    connection.execute(query("empty_sample"))
+    with connection.cursor() as cursor, cursor.copy(query("load_sample")) as copy:
+        for row in drawn.tolist():
+            copy.write_row([row])
+    return Sample(drawn, profile_of(connection, detector, drawn), 0, total, 100.0 * len(drawn) / max(1, total))
+
+
+def draw_columns(source: Source, features: Sequence[Feature], request: Request) -> tuple[Floats, int]:
+    """Return a sample of a source's columns, of shape (rows, features), NaN = missing, and of how many rows it is.
+
+    Raises
+    ------
+    ReliefError
+        If the source has no rows, lacks a column, or has values in it that aren't numbers.
+    """
+    columns: dict[str, type] = {feature.name: float for feature in features}
+    source.require(list(columns))
+    drawn, total = source.sample(columns, request.rows, request.seed)
+    if not drawn:
+        raise ReliefError(f"{source.name} has no rows", "Give a source that has rows to train on.")
+    rows: Floats = np.empty((len(drawn), len(columns)))
+    for position, row in enumerate(drawn):
+        rows[position] = values.numbers(row, columns, source.name)
+    return rows, max(total, len(drawn))

@@ -1,0 +1,106 @@
+"""Train a model on a source without a database: a document that ``relief import`` and ``relief score`` take."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from relief_trainer import document, parity, sample, source_sample, train
+from relief_trainer.document import Feature
+from relief_trainer.errors import ReliefError
+from relief_trainer.progress import Progress
+from relief_trainer.sources import Source
+from relief_trainer.train import CHECKED_ROWS, Settings, Trained
+
+Floats = npt.NDArray[np.float64]
+
+# As relief.create_detector has it.
+CONTAMINATION = 0.01
+
+
+def train_document(
+    source: Source, name: str, columns: Sequence[str], settings: Settings, progress: Progress | None = None
+) -> tuple[str, Trained]:
+    """Return the text of a model document trained on columns of a source, and what came out of it, with version 0.
+
+    Raises
+    ------
+    ReliefError
+        If there are too few rows, nothing varies in them, a column is missing or holds no numbers, or if the runtime's
+        scores differ from scikit-learn's.
+    """
+    progress = progress or Progress.silent()
+    features = [Feature(column, '"' + column.replace('"', '""') + '"') for column in columns]
+    _refuse_unusable(columns)
+    with progress.step(f"drawing about {settings.request.rows:,} rows of {source.name}"):
+        drawn, total = source_sample.draw_columns(source, features, settings.request)
+    taken = sample.Sample(drawn, _profile(columns, drawn), 0, total, 100.0 * len(drawn) / total)
+    rows, notes = train.usable_rows(name, features, taken, source.name)
+    with progress.step(f"growing {settings.trees} trees"):
+        forest = train.fit(rows, list(columns), settings)
+    with progress.step("finding the threshold"):
+        share = CONTAMINATION if settings.contamination is None else settings.contamination
+        threshold = train.threshold_of_share(forest, rows, share)
+    content = document.build(
+        forest,
+        features,
+        threshold,
+        taken.profile,
+        document.Ordinary(parity.scikit_scores(forest, rows), np.array([])),
+        _origin(source, name) | train.provenance(settings, taken, len(rows)),
+    )
+    with progress.step("comparing with scikit-learn"):
+        parity.check(forest, content, rows[:CHECKED_ROWS])
+    told = Trained(name, 0, False, threshold.value, threshold.origin, len(rows), 0, total, notes)
+    return document.serialize(content), told
+
+
+def _refuse_unusable(columns: Sequence[str]) -> None:
+    twice = next((column for column in columns if columns.count(column) > 1), None)
+    if twice is not None:
+        raise ReliefError(f'feature "{twice}" is given twice', "Give each column once: --features a,b,c")
+
+
+def _profile(columns: Sequence[str], rows: Floats) -> dict[str, dict[str, Any]]:
+    """Return each column's statistics, as the trainer's query "profile" makes them, on a linear scale."""
+    return {column: _statistics(values) for column, values in zip(columns, rows.T, strict=True)}
+
+
+def _statistics(values: Floats) -> dict[str, Any]:
+    known = values[~np.isnan(values)]
+    # What is so large that its square would be infinite has no place in a mean; it stays a value.
+    finite = known[np.abs(known) < 1e150]
+    null_rate = 1.0 - len(known) / len(values)
+    plain: dict[str, Any] = {"count": len(known), "null_rate": null_rate}
+    if not len(finite):
+        return plain
+    plain |= {
+        "mean": float(finite.mean()),
+        "stddev": float(finite.std(ddof=1)) if len(finite) > 1 else None,
+        "minimum": float(finite.min()),
+        "maximum": float(finite.max()),
+    }
+    median = float(np.median(finite))
+    scale = {
+        "median": median,
+        "spread": 1.4826 * float(np.median(np.abs(finite - median))),
+        "p01": float(np.quantile(finite, 0.01)),
+        "p99": float(np.quantile(finite, 0.99)),
+        "transform": "linear",
+        "unit": 1.0,
+        "origin": 0.0,
+    }
+    return {**plain, **sample.histogram(values), "scaled": plain | scale}
+
+
+def _origin(source: Source, name: str) -> dict[str, Any]:
+    return {
+        "detector": name,
+        "source": source.name,
+        "trained_at": datetime.datetime.now(datetime.timezone.utc).isoformat(),
+        "versions": train.versions(),
+    }
