@@ -84,7 +84,7 @@ def write_file(path: str, stored: Stored) -> None:
     try:
         Path(path).write_text(to_json(stored), encoding="utf-8")
     except OSError as error:
-        raise ReliefError(f"cannot write {path}: {error.strerror}") from None
+        raise ReliefError(f"cannot write {path}: {error.strerror}", "Name a folder that you may write to.") from None
 
 
 def to_joblib(stored: Stored, path: str) -> None:

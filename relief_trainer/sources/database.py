@@ -43,7 +43,7 @@ class DatabaseSource(Source):
             url = sqlalchemy.make_url(rest)
             _refuse_missing_file(url, name)
             engine = sqlalchemy.create_engine(url)
-        except (ArgumentError, NoSuchModuleError) as error:
+        except (ArgumentError, NoSuchModuleError, ValueError) as error:
             message = f"{uris.without_secrets(uri)} is not a database's URL: {_line(error)}"
             raise ReliefError(message, _URL_HINT) from None
         with _translated_errors(name):
@@ -117,7 +117,7 @@ def _translated_errors(name: str) -> Iterator[None]:
         raise ReliefError(message, "Check host, port, user, password and rights.") from None
 
 
-def _line(error: SQLAlchemyError) -> str:
+def _line(error: Exception) -> str:
     """Return what the driver says, in one line and without the statement."""
     said = getattr(error, "orig", None) or error
     parts = [part for part in getattr(said, "args", ()) if isinstance(part, str)]

@@ -97,7 +97,8 @@ class FileSource(Source):
         try:
             yield
         except (pa.ArrowException, OSError) as error:
-            said = (getattr(error, "strerror", None) or str(error)).strip().splitlines()[0]
+            # Arrow begins with what it was doing, at length.
+            said = (getattr(error, "strerror", None) or str(error)).strip().splitlines()[0].rpartition("Invalid: ")[2]
             raise ReliefError(f"{self.name} cannot be read: {said}", self._hint()) from None
 
     def _hint(self) -> str:

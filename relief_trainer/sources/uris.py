@@ -11,7 +11,7 @@ from relief_trainer.errors import ReliefError
 
 def scheme(uri: str) -> str:
     """Return what is before ``://``, lower-case; ``file`` where nothing is."""
-    matched = re.match(r"([A-Za-z][A-Za-z0-9+.-]*)://", uri)
+    matched = re.match(r"([A-Za-z][A-Za-z0-9+._-]*)://", uri)
     return matched[1].lower() if matched else "file"
 
 

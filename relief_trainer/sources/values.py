@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
+from numbers import Real
 from typing import Any
 
 from relief_trainer.errors import ReliefError
@@ -58,10 +59,8 @@ def number(value: Any) -> float:
     TypeError
         If it is no number.
     """
-    if isinstance(value, (bool, float)):
-        return float(value)
-    if isinstance(value, int):
-        return _beyond(value) if abs(value) >= 2**1023 else float(value)
+    if isinstance(value, Real):
+        return _double(value)
     if isinstance(value, Decimal):
         # A signalling NaN, which no database has, would raise an error.
         as_double = float(value)
@@ -73,7 +72,7 @@ def number(value: Any) -> float:
     raise TypeError(f"{type(value).__name__} is no number")
 
 
-def _beyond(value: int) -> float:
+def _double(value: Any) -> float:
     try:
         return float(value)
     except OverflowError:

@@ -84,9 +84,9 @@ class Places:
 
     def _parquet(self, rows: list[tuple], name: str) -> str:
         path = self._folder / f"{name}.parquet"
-        parquet.write_table(
-            pa.table(dict(zip(COLUMNS, zip(*rows, strict=True), strict=True))), path, row_group_size=100
-        )
+        types = (pa.int32(), pa.float64(), pa.int64(), pa.decimal128(15, 3), pa.string())
+        columns = [pa.array([row[place] for row in rows], kind) for place, kind in enumerate(types)]
+        parquet.write_table(pa.table(columns, COLUMNS), path, row_group_size=100)
         return str(path)
 
     def _csv(self, rows: list[tuple], name: str) -> str:
