@@ -70,7 +70,7 @@ def test_values_of_another_flight_stand_out_by_severity_where_the_forest_alone_m
     flown: Database, swapped: str
 ) -> None:
     connection = flown.superuser
-    swap_flights(connection, swapped, 10_000)
+    swap_flights(connection, swapped, 20_000)
     create(
         connection,
         "swapped",
@@ -82,7 +82,7 @@ def test_values_of_another_flight_stand_out_by_severity_where_the_forest_alone_m
     train_small(flown.dsn(), "swapped", trees=100, samples=256)
     judged = judge(connection, "swapped", "o.is_swapped")
     truth = np.array([row.known for row in judged])
-    assert truth.sum() == 100
+    assert truth.sum() == 200
     severity = roc_auc_score(truth, [row.severity for row in judged])
     forest = roc_auc_score(truth, [row.score for row in judged])
     assert severity >= 0.90

@@ -63,22 +63,24 @@ def judge(connection: psycopg.Connection[Any], detector: str, known: str, condit
 
 
 def swap_flights(connection: psycopg.Connection[Any], column: str, rows: int) -> None:
-    """Make the table ``swapped``: flights of which one in a hundred has another flight's value in a column."""
+    """Make the table ``swapped``: flights of which one in a hundred has another flight's value in a column.
+
+    Hashes draw them, as random() draws others in each version of PostgreSQL.
+    """
     named = sql.Identifier(column)
     connection.execute("drop table if exists swapped cascade")
-    connection.execute("select setseed(0.3)")
     connection.execute(
         sql.SQL(
             "create table swapped as select id, origin, dest, time_hour, dep_delay, arr_delay, air_time, distance,"
-            " false as is_swapped from flights where air_time is not null order by random() limit {}"
+            " false as is_swapped from flights where air_time is not null order by md5('drawn' || id) limit {}"
         ).format(rows)
     )
     connection.execute(
         sql.SQL(
-            "with picked as (select id, row_number() over () as n from (select id from swapped order by random()"
-            " limit {count}) as p), other as (select {column} as value, row_number() over (order by random()) as n"
-            " from swapped) update swapped set {column} = other.value, is_swapped = true"
-            " from picked join other using (n) where swapped.id = picked.id"
+            "with picked as (select id, row_number() over (order by md5('picked' || id)) as n from swapped),"
+            " other as (select {column} as value, row_number() over (order by md5('other' || id)) as n from swapped)"
+            " update swapped set {column} = other.value, is_swapped = true"
+            " from picked join other using (n) where swapped.id = picked.id and n <= {count}"
         ).format(count=int(rows * SWAPPED_SHARE), column=named)
     )
     connection.execute("alter table swapped add primary key (id)")
