@@ -10,6 +10,7 @@ create table relief.detector (
   arguments        name[] not null,
   attributes       jsonb not null default '{}',
   attributes_of    oid,
+  partitions       regclass[] not null default '{}',
   time_column      name,
   time_zone        text not null,
   entity           name[] not null,
@@ -59,6 +60,7 @@ comment on column relief.detector.arguments is 'The names of the arguments: what
 comment on column relief.detector.attributes is 'The numbers of the columns that the detector reads, by name: so a renamed one is found again.';
 comment on column relief.detector.attributes_of is
   'The relation that attributes numbers, as a number: of a table that was restored from a dump they tell nothing.';
+comment on column relief.detector.partitions is 'Partitions of which all rows were seen by the trigger or a backfill; see relief._note_partitions.';
 comment on column relief.detector.time_column is 'The column that tells when a row happened; relief train --since compares with it.';
 comment on column relief.detector.time_zone is 'In which days begin and hours count, where time_column is a timestamptz.';
 comment on column relief.detector.entity is 'The columns that name the thing a row is about; it is compared with its own history.';

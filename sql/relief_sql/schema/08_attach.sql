@@ -53,6 +53,7 @@ begin
   perform relief._add_companion_columns(d);
   perform relief._create_trigger(d);
   perform relief._create_event_trigger(d);
+  perform relief._note_partitions(d.name, true);
   if on_replica then
     execute format('alter table %s enable always trigger "~relief", enable always trigger "~relief_event"', d.relation);
   end if;

@@ -20,12 +20,7 @@ begin
       using errcode = 'object_not_in_prerequisite_state',
             hint = format('Attach it: select relief.attach(%L); or: alter table %s enable trigger "~relief";', d.name, d.relation);
   end if;
-  return array(
-    select tree.relid
-    from pg_partition_tree(d.relation) as tree
-    join pg_class as c on c.oid = tree.relid and c.relkind = 'r'
-    union
-    select d.relation from pg_class as c where c.oid = d.relation and c.relkind = 'r');
+  return relief._leaves(d) || array(select c.oid::regclass from pg_class as c where c.oid = d.relation and c.relkind = 'r');
 end
 $$;
 comment on function relief._backfill_tables(text) is 'Returns the tables that hold a detector''s rows: the table, or the leaves of a partitioned one.';
@@ -163,6 +158,7 @@ begin
       exit when progress.settled operator(pg_catalog.=) 0;
     end loop;
   end loop;
+  perform relief._note_partitions(detector, true);
   raise notice 'backfill of detector "%": % rows scored', detector, scored;
 end
 $$;

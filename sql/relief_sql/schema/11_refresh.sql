@@ -355,6 +355,9 @@ begin
   merged := relief._merge_buckets(d);
   drop table pg_temp.relief_touched;
   update relief.refresh as r set newest_day = newest, refreshed_at = now() where r.detector_id = d.id;
+  if relief._trigger_function(d) is not null then
+    perform relief._note_partitions(d.name, false);
+  end if;
   perform relief._renew_judgement(d.name);
   return merged;
 end

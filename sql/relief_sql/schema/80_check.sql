@@ -44,6 +44,12 @@ begin
                     relief._generated(d, 'contributions'), relief._generated(d, 'judgement'), relief._generated(d, 'explanation'),
                     relief._trigger_function(d), relief._event_function(d))
       and p.proowner <> owner;
+  return query
+    select format('row-level security is forced on the owner of table %s: training, histories and backfill know only the rows that its '
+                  'policies show; alter table %s no force row level security;', d.relation, d.relation)
+    from pg_class as c
+    join pg_roles as r on r.oid = c.relowner and not r.rolsuper and not r.rolbypassrls
+    where c.oid = d.relation and c.relrowsecurity and c.relforcerowsecurity;
   if d.promoted_version is null then
     return next format('no model is promoted; relief train %s --promote', d.name);
   end if;
@@ -78,11 +84,20 @@ as $$
   from pg_trigger
   where tgrelid = d.relation and tgfoid = relief._trigger_function(d) and tgenabled = 'D'
   union all
-  select format('trigger %I on table %s fires after "~relief"; rename it: alter trigger %I on %s rename to …', t.tgname, d.relation, t.tgname, d.relation)
+  select format('trigger %I on table %s fires after "~relief"; alter trigger %I on %s rename to %I;', t.tgname, d.relation, t.tgname, d.relation,
+                'a_' || substr(t.tgname, 1, 30))
   from pg_trigger as t
   where t.tgrelid = d.relation and not t.tgisinternal and t.tgenabled <> 'D'
     -- of tgtype, 1: for each row, 2: before, 4: insert, 16: update
     and t.tgtype & 3 = 3 and t.tgtype & 20 <> 0 and t.tgname collate "C" > '~relief'
+  union all
+  select format('what is written to table %s, which inherits from table %s, isn''t scored; alter table %s no inherit %s;',
+                i.inhrelid::regclass, d.relation, i.inhrelid::regclass, d.relation)
+  from pg_inherits as i
+  join pg_class as c on c.oid = i.inhparent and c.relkind = 'r'
+  where c.oid = d.relation
+  union all
+  select * from relief._check_partitions(d)
 $$;
 comment on function relief._check_attached(relief.detector) is 'Returns what is wrong with the columns and the trigger of an attached detector.';
 
