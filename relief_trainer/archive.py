@@ -98,6 +98,8 @@ def to_joblib(stored: Stored, path: str) -> None:
 def to_estimator(content: dict[str, Any]) -> IsolationForest:
     """Return the IsolationForest of a model document: same leaves and scores; ``predict`` is -1 from the threshold on.
 
+    It takes numbers. Those of categories are in its ``relief_encoders_``: see `relief_runtime.encoder`.
+
     Raises
     ------
     ReliefError
@@ -108,6 +110,7 @@ def to_estimator(content: dict[str, Any]) -> IsolationForest:
     # Fitted on nothing that matters: what follows replaces all that was learned.
     forest.fit(np.zeros((max(2, content["samples"]), len(names)), dtype=np.float32))
     forest.feature_names_in_ = np.array(names, dtype=object)
+    forest.relief_encoders_ = content["encoders"]
     forest.max_samples_ = forest._max_samples = content["samples"]
     forest.offset_ = -np.nextafter(content["threshold"]["value"], 0.0)
     forest.estimators_features_ = [np.arange(len(names))] * len(content["trees"])

@@ -32,6 +32,8 @@ class Detector:
     attached: bool
     features_call: str
     guarded_call: str
+    categories_call: str
+    guarded_categories_call: str
     entity_text: str
     season_text: str
     has_levels: bool

@@ -58,6 +58,7 @@ def build(
     profile: Mapping[str, Mapping[str, Any]],
     ordinary: Ordinary,
     provenance: Mapping[str, Any],
+    encoders: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> dict[str, Any]:
     """Return the model document (format 1, see `relief_runtime.document`) of a fitted forest.
 
@@ -69,12 +70,14 @@ def build(
         Statistics of each feature over the training rows, by the feature's name.
     provenance
         What was trained on what, by whom, when, with which versions and settings.
+    encoders
+        What gave the features of kind ``category`` their numbers, by the feature's name.
     """
     subsample = np.array([forest.max_samples_])
     return {
         "format": runtime_document.FORMAT,
         "features": [{"name": f.name, "expression": f.expression, "kind": f.kind} for f in features],
-        "encoders": {},
+        "encoders": {name: dict(encoder) for name, encoder in (encoders or {}).items()},
         "samples": int(forest.max_samples_),
         "average_path_length": float(average_path_length(subsample)[0]),
         "trees": list(_trees(forest)),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,10 +14,14 @@ from relief_runtime.packed import Packed, checksum, pack, unpack
 from relief_runtime.trees import Leaves, compile_block
 from sklearn.ensemble import IsolationForest
 
-from relief_trainer.document import serialize
+from relief_trainer import rarity
+from relief_trainer.document import Feature, serialize
 from relief_trainer.errors import ReliefError
 
 Floats = npt.NDArray[np.float64]
+Categories = Sequence[Sequence[str | None]]
+
+UNSEEN = "\N{WHITE QUESTION MARK ORNAMENT} no training row has this"
 
 
 def scikit_scores(forest: IsolationForest, rows: Floats) -> Floats:
@@ -38,12 +42,19 @@ def to_float32(rows: Floats) -> npt.NDArray[np.float32]:
     return np.clip(rows, -float(limit), float(limit)).astype(np.float32)
 
 
-def runtime_scores(document_text: str, rows: Floats) -> Floats:
-    """Return the runtime's scores of rows, in (0, 1], higher = more anomalous; NaN where every feature is missing."""
+def runtime_scores(document_text: str, rows: Floats, categories: Categories = ()) -> Floats:
+    """Return the runtime's scores of rows, in (0, 1], higher = more anomalous; NaN where every feature is missing.
+
+    Parameters
+    ----------
+    rows
+        Shape (rows, features), NaN = missing or a category.
+    categories
+        Each row's texts, one a feature of kind ``category``; none where a model has no such feature.
+    """
     forest = Forest(as_server_keeps(document_text))
-    return np.array(
-        [np.nan if score is None else score for score in map(forest.score, rows.tolist())], dtype=np.float64
-    )
+    scores = map(forest.score, rows.tolist(), categories or [()] * len(rows))
+    return np.array([np.nan if score is None else score for score in scores], dtype=np.float64)
 
 
 def as_server_keeps(document_text: str) -> Packed:
@@ -52,7 +63,7 @@ def as_server_keeps(document_text: str) -> Packed:
     return unpack(content, checksum(content))
 
 
-def check(forest: IsolationForest, document: Mapping[str, Any], rows: Floats) -> None:
+def check(forest: IsolationForest, document: Mapping[str, Any], rows: Floats, categories: Categories = ()) -> None:
     """Raise an error unless the runtime agrees with scikit-learn on every row, on every tree's leaf and on the score.
 
     Parameters
@@ -60,8 +71,13 @@ def check(forest: IsolationForest, document: Mapping[str, Any], rows: Floats) ->
     document
         The model document of the forest.
     rows
-        Shape (rows, features), float64, NaN = missing. Rows on and beside the forest's thresholds are added.
+        Shape (rows, features), float64, NaN = missing, with the numbers of categories in their places. Rows on and
+        beside the forest's thresholds are added.
+    categories
+        The texts that gave these numbers: the scores are those of the texts. Rows with NULL, and with a category that
+        was never seen, are added.
     """
+    numbers, texts = _as_given(document, rows, categories)
     rows = np.vstack([rows, rows_beside_thresholds(document, rows)])
     wrong_leaves = count_wrong_leaves(forest, document, rows)
     if wrong_leaves:
@@ -69,12 +85,30 @@ def check(forest: IsolationForest, document: Mapping[str, Any], rows: Floats) ->
             f"the model differs from scikit-learn in {wrong_leaves} leaves of {len(rows)} rows and is not stored",
             "Report this with the versions that `relief --version` prints.",
         )
-    expected, actual = scikit_scores(forest, rows), runtime_scores(serialize(document), rows)
+    expected = scikit_scores(forest, rarity.encoded(document["encoders"], _features(document), numbers, texts))
+    actual = runtime_scores(serialize(document), numbers, texts)
     if not np.array_equal(np.isnan(expected), np.isnan(actual)) or ulps(expected, actual) > 1:
         raise ReliefError(
             f"the model's scores differ from scikit-learn's by {ulps(expected, actual):g} ULP and it is not stored",
             "Report this with the versions that `relief --version` prints.",
         )
+
+
+def _as_given(document: Mapping[str, Any], rows: Floats, categories: Categories) -> tuple[Floats, Categories]:
+    """Return rows, and some beside the forest's thresholds, with the texts of categories instead of their numbers."""
+    beside = rows_beside_thresholds(document, rows)
+    numbers = np.vstack([rows, beside])
+    numbers[:, [feature.kind == "category" for feature in _features(document)]] = np.nan
+    if not document["encoders"]:
+        return numbers, ()
+    generator = np.random.default_rng(0)
+    picked = [categories[position] for position in generator.integers(len(categories), size=len(beside))]
+    changed = [[generator.choice([text, text, None, UNSEEN]) for text in texts] for texts in picked]
+    return numbers, [*categories, *changed]
+
+
+def _features(document: Mapping[str, Any]) -> list[Feature]:
+    return [Feature(**feature) for feature in document["features"]]
 
 
 def count_wrong_leaves(forest: IsolationForest, document: Mapping[str, Any], rows: Floats) -> int:

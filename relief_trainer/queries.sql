@@ -4,6 +4,7 @@
 select d.id, d.name, d.relation::text as relation, d.schema_name, d.table_name, d.time_column, d.contamination, d.threshold,
        d.promoted_version, d.on_error,
        relief._guarded_call(d, 'o') as guarded_call, relief._features_call(d, 'o') as features_call,
+       relief._guarded_categories_call(d, 'o') as guarded_categories_call, relief._categories_call(d, 'o') as categories_call,
        relief._entity_text(d, 'o') as entity_text, relief._season_text(d, 'o') as season_text,
        d.entity <> '{{}}' or d.season is not null as has_levels,
        relief._generated(d, 'features') is not null as is_whole,
@@ -57,7 +58,7 @@ select pg_catalog.setseed({fraction});
 
 -- name: sample
 create temporary table relief_sample on commit drop as
-select {features} as numbers, {entity} as entity, {season} as season
+select {features} as numbers, {categories} as categories, {entity} as entity, {season} as season
 from {relation} as o {tablesample}
 where {condition}
 order by pg_catalog.random()
@@ -73,7 +74,7 @@ copy relief_sample (numbers) from stdin;
 select count(*) as drawn, count(numbers) as computed from relief_sample;
 
 -- name: sample_rows
-copy (select numbers from relief_sample where numbers is not null) to stdout (format binary);
+copy (select numbers, categories from relief_sample where numbers is not null) to stdout (format binary);
 
 -- name: calibrate
 select relief._calibrate(relief._present_detector({name}));

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import numpy.typing as npt
 from psycopg import errors, sql
 from relief_runtime import judgement
 
+from relief_trainer import rarity
 from relief_trainer.connection import Connection
 from relief_trainer.detector import Detector, trusted_sql
 from relief_trainer.errors import ReliefError
@@ -39,8 +41,10 @@ class Request:
 class Sample:
     """Drawn rows.
 
-    ``rows`` has shape (rows, features), NaN = missing; ``profile`` holds each feature's statistics by its name;
-    ``failed`` counts drawn rows whose features couldn't be computed; ``percent`` of the table was read.
+    ``rows`` has shape (rows, features), NaN = missing, with the numbers of categories in their places; ``profile``
+    holds each feature's statistics by its name; ``failed`` counts drawn rows whose features couldn't be computed;
+    ``percent`` of the table was read. ``categories`` has the texts of each row, one a feature of kind ``category``, and
+    ``encoders`` what gave them their numbers.
     """
 
     rows: Floats
@@ -48,6 +52,8 @@ class Sample:
     failed: int
     table_rows: int
     percent: float
+    categories: Sequence[Sequence[str | None]] = ()
+    encoders: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 def draw(connection: Connection, detector: Detector, request: Request) -> Sample:
@@ -74,13 +80,17 @@ def draw(connection: Connection, detector: Detector, request: Request) -> Sample
         percent = min(100.0, MARGIN * percent * request.rows / max(1, drawn))
     else:
         drawn, computed = _fill(connection, detector, request, condition, 100.0)
-    rows = _fetch(connection, computed, len(detector.features))
+    rows, categories = _fetch(connection, computed, len(detector.features))
+    rarities = rarity.fit(detector.features, rows, categories)
+    encoders = {name: found.encoder() for name, found in rarities.items()}
     return Sample(
-        rows=rows,
-        profile=profile_of(connection, detector, rows),
+        rows=rarity.encoded(encoders, detector.features, rows, categories),
+        profile=profile_of(connection, detector, rows) | {name: found.profile() for name, found in rarities.items()},
         failed=drawn - computed,
         table_rows=table_rows,
         percent=percent,
+        categories=categories,
+        encoders=encoders,
     )
 
 
@@ -124,10 +134,12 @@ def _fill(
     connection.execute("drop table if exists pg_temp.relief_sample")
     try:
         with connection.transaction():
-            _create(connection, detector, request, condition, percent, detector.features_call)
+            _create(connection, detector, request, condition, percent, detector.features_call, detector.categories_call)
     except (errors.DataError, errors.RaiseException):
         # Some row's expression fails: compute each row on its own, which is slower, and go without that one.
-        _create(connection, detector, request, condition, percent, detector.guarded_call)
+        _create(
+            connection, detector, request, condition, percent, detector.guarded_call, detector.guarded_categories_call
+        )
     counts = connection.execute(query("sample_counts")).fetchone() or {}
     return counts["drawn"], counts["computed"]
 
@@ -139,6 +151,7 @@ def _create(
     condition: sql.Composable,
     percent: float,
     features_call: str,
+    categories_call: str,
 ) -> None:
     tablesample: sql.Composable = sql.SQL("")
     if percent < 100.0:
@@ -150,6 +163,7 @@ def _create(
         query(
             "sample",
             features=trusted_sql(features_call),
+            categories=trusted_sql(categories_call),
             entity=trusted_sql(detector.entity_text),
             season=trusted_sql(detector.season_text),
             relation=trusted_sql(detector.relation),
@@ -160,13 +174,15 @@ def _create(
     )
 
 
-def _fetch(connection: Connection, count: int, feature_count: int) -> Floats:
+def _fetch(connection: Connection, count: int, feature_count: int) -> tuple[Floats, list[Sequence[str | None]]]:
     rows: Floats = np.empty((count, feature_count))
+    categories: list[Sequence[str | None]] = [()] * count
     with connection.cursor() as cursor, cursor.copy(query("sample_rows")) as copy:
-        copy.set_types(["float8[]"])
-        for position, (numbers,) in enumerate(copy.rows()):
+        copy.set_types(["float8[]", "text[]"])
+        for position, (numbers, texts) in enumerate(copy.rows()):
             rows[position] = numbers
-    return rows
+            categories[position] = texts or ()
+    return rows, categories
 
 
 def profile_of(connection: Connection, detector: Detector, rows: Floats) -> dict[str, dict[str, Any]]:
@@ -179,6 +195,7 @@ def profile_of(connection: Connection, detector: Detector, rows: Floats) -> dict
             "scaled": {statistic: row.get(f"scaled_{statistic}", row.get(statistic)) for statistic in SCALED},
         }
         for feature, row, values in zip(detector.features, found, rows.T, strict=bool(found))
+        if feature.kind == "number"
     }
 
 
@@ -207,7 +224,11 @@ def deviations(connection: Connection, detector: Detector, profile: dict[str, di
     rule = judgement.Rule(row["rule"])
     own = [
         0.0,
-        *(profile[f.name]["scaled"].get(figure) for figure in judgement.FIGURE_NAMES for f in detector.features),
+        *(
+            profile[f.name].get("scaled", {}).get(figure)
+            for figure in judgement.FIGURE_NAMES
+            for f in detector.features
+        ),
     ]
     farthest = []
     with connection.cursor() as cursor:

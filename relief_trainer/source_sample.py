@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from relief_trainer import rarity
 from relief_trainer.connection import Connection
 from relief_trainer.detector import Detector
 from relief_trainer.document import Feature
@@ -20,23 +21,38 @@ Floats = npt.NDArray[np.float64]
 
 def draw_from(connection: Connection, detector: Detector, source: Source, request: Request) -> Sample:
     """Draw a sample of a source's rows, whose columns of the features' names hold the features' values."""
-    drawn, total = draw_columns(source, detector.features, request)
+    drawn, categories, total = draw_columns(source, detector.features, request)
+    rarities = rarity.fit(detector.features, drawn, categories)
+    encoders = {name: found.encoder() for name, found in rarities.items()}
     connection.execute(query("empty_sample"))
     with connection.cursor() as cursor, cursor.copy(query("load_sample")) as copy:
         for row in drawn.tolist():
             copy.write_row([row])
-    return Sample(drawn, profile_of(connection, detector, drawn), 0, total, 100.0 * len(drawn) / max(1, total))
+    return Sample(
+        rows=rarity.encoded(encoders, detector.features, drawn, categories),
+        profile=profile_of(connection, detector, drawn) | {name: found.profile() for name, found in rarities.items()},
+        failed=0,
+        table_rows=total,
+        percent=100.0 * len(drawn) / max(1, total),
+        categories=categories,
+        encoders=encoders,
+    )
 
 
-def draw_columns(source: Source, features: Sequence[Feature], request: Request) -> tuple[Floats, int]:
-    """Return a sample of a source's columns, of shape (rows, features), NaN = missing, and of how many rows it is.
+def draw_columns(
+    source: Source, features: Sequence[Feature], request: Request
+) -> tuple[Floats, list[list[str | None]], int]:
+    """Return numbers and categories of a sample of a source's rows, and of how many rows it is.
+
+    The numbers have shape (rows, features), NaN = missing or a category; the categories are texts, one a feature of
+    kind ``category``.
 
     Raises
     ------
     ReliefError
         If the source has no rows, lacks a column, or has values in it that aren't numbers.
     """
-    columns: dict[str, type] = {feature.name: float for feature in features}
+    columns: dict[str, type] = {feature.name: str if feature.kind == "category" else float for feature in features}
     source.require(list(columns))
     drawn, total = source.sample(columns, request.rows, request.seed)
     if not drawn:
@@ -44,4 +60,4 @@ def draw_columns(source: Source, features: Sequence[Feature], request: Request) 
     rows: Floats = np.empty((len(drawn), len(columns)))
     for position, row in enumerate(drawn):
         rows[position] = values.numbers(row, columns, source.name)
-    return rows, max(total, len(drawn))
+    return rows, [values.texts(row, columns) for row in drawn], max(total, len(drawn))

@@ -37,7 +37,7 @@ def train_document(
     features = [Feature(column, '"' + column.replace('"', '""') + '"') for column in columns]
     _refuse_unusable(columns)
     with progress.step(f"drawing about {settings.request.rows:,} rows of {source.name}"):
-        drawn, total = source_sample.draw_columns(source, features, settings.request)
+        drawn, _, total = source_sample.draw_columns(source, features, settings.request)
     taken = sample.Sample(drawn, _profile(columns, drawn), 0, total, 100.0 * len(drawn) / total)
     rows, notes = train.usable_rows(name, features, taken, source.name)
     with progress.step(f"growing {settings.trees} trees"):

@@ -15,7 +15,7 @@ import sklearn
 from relief_runtime import __version__
 from sklearn.ensemble import IsolationForest
 
-from relief_trainer import archive, document, parity, sample, source_sample
+from relief_trainer import archive, document, parity, rarity, sample, source_sample
 from relief_trainer import detector as detectors
 from relief_trainer.connection import Connection
 from relief_trainer.detector import Detector
@@ -119,9 +119,10 @@ def train(
         drawn.profile,
         document.Ordinary(parity.scikit_scores(forest, rows), sample.deviations(connection, detector, drawn.profile)),
         _origin(connection, detector, source) | provenance(settings, drawn, len(rows)),
+        drawn.encoders,
     )
     with progress.step("comparing with scikit-learn"):
-        parity.check(forest, content, rows[:CHECKED_ROWS])
+        parity.check(forest, content, drawn.rows[:CHECKED_ROWS], drawn.categories[:CHECKED_ROWS])
     with progress.step("storing the model"):
         version = archive.store(connection, name, document.serialize(content))
         connection.commit()
@@ -191,7 +192,7 @@ def usable_rows(name: str, features: Sequence[Feature], drawn: sample.Sample, pl
     notes = [f'feature "{constant_name}" is constant or missing in the rows drawn' for constant_name in constant]
     if drawn.failed:
         notes.append(f"{drawn.failed} of the rows drawn have features that fail to compute and were left out")
-    return rows, notes
+    return rows, notes + rarity.notes(drawn.profile)
 
 
 def _notes_on_expressions(detector: Detector) -> list[str]:

@@ -79,7 +79,7 @@ PUBLIC = {
     "relief._have_explainer(text)",
     "relief._contributions(text,text,double precision[],text[])",
     "relief._judge(text,text,text,double precision[],text[],text,double precision[],boolean)",
-    "relief._explanation(text,text,double precision[],double precision[],text,double precision[])",
+    "relief._explanation(text,text,double precision[],double precision[],text[],text,double precision[])",
     # The history of one entity, for the judgement functions: not to be listed, and by a detector's number alone.
     "relief._levels(integer,text,smallint)",
     # A pure function, where a feature is numeric.

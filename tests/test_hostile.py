@@ -118,7 +118,6 @@ INJECTIONS = [
     "ctid",
     "tableoid",
     "xmin::text::integer",
-    "c",
     "null",
     "'1'",
     "true",

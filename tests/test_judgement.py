@@ -96,7 +96,7 @@ def test_whatever_a_row_holds_the_answer_is_bounded_and_is_json(
     numbers = [value for value, _ in columns]
     levels = level(0, *(history for _, history in columns))
     judged = judge(made, score, numbers, None, levels)
-    told = tell(made, [6.0, *(-0.5 for _ in columns)], numbers, None, levels)
+    told = tell(made, [6.0, *(-0.5 for _ in columns)], numbers, None, None, levels)
     json.dumps([judged, told], allow_nan=False)
     assert judged["severity"] is None or 0 <= judged["severity"] <= 1
     assert judged["is_anomaly"] in (True, False, None)
@@ -322,7 +322,7 @@ def test_severity_is_the_larger_tail_and_unknown_without_any() -> None:
 
 
 def sentence(made: Rule, value: float | None, levels: list[float | None], entity: str | None = None) -> str:
-    (told,) = tell(made, [8.0, -3.0], [value], entity, levels)
+    (told,) = tell(made, [8.0, -3.0], [value], None, entity, levels)
     return told["sentence"]
 
 
@@ -344,7 +344,7 @@ def test_a_sentence_says_how_far_from_whose_mean() -> None:
 
 def test_what_is_told_of_a_row_is_most_telling_first_and_shares_add_up() -> None:
     made = rule(feature("a"), feature("b"), feature("c"))
-    told = tell(made, [8.0, -1.0, -3.0, 2.0], [10.0, 1000.0, None], None, level(0, NORMAL, NORMAL, NORMAL))
+    told = tell(made, [8.0, -1.0, -3.0, 2.0], [10.0, 1000.0, None], None, None, level(0, NORMAL, NORMAL, NORMAL))
     assert [(part["feature"], part["share"]) for part in told] == [("b", 0.75), ("a", 0.25), ("c", 0.0)]
     assert all(part["baseline"] == 8.0 for part in told)
     assert [(part["value"], part["level"]) for part in told] == [

@@ -58,31 +58,40 @@ FEATURE_REFUSALS = [
     ("a + random()", "42P17", "of table shop.orders calls the volatile function random()", ONE_ROW),
     ("orders", "0A000", 'feature "orders" of table shop.orders reads the whole row or a system column', COLUMNS[16:-1]),
     ("tableoid::bigint", "0A000", "of table shop.orders reads the whole row or a system column", "Name columns: id, a"),
-    ("note", "42804", 'feature "note" of table shop.orders is of type text, not a number', "such as length(…)"),
     (
         "at",
         "42804",
-        'feature "at" of table shop.orders is of type timestamp with time zone, not a number',
+        'feature "at" of table shop.orders is of type timestamp with time zone, neither a number nor a category',
         "A moment never comes again; write what recurs: extract(hour from at at time zone 'Europe/Berlin') AS hour",
     ),
     (
         "at + interval '1 h'",
         "42804",
-        "is of type timestamp with time zone, not a number",
+        "is of type timestamp with time zone, neither a number nor a category",
         "extract(hour from (at + interval '1 h') at time zone 'Europe/Berlin') AS hour",
     ),
     (
         "day + time '1:00'",
         "42804",
-        "is of type timestamp without time zone, not a number",
+        "is of type timestamp without time zone, neither a number nor a category",
         "extract(hour from (day + time '1:00')) AS hour",
     ),
-    ("day", "42804", "is of type date, not a number", "extract(isodow from day) AS weekday"),
+    ("day", "42804", "is of type date, neither a number nor a category", "extract(isodow from day) AS weekday"),
     ("day::shop.holiday", "42804", "is of type shop.holiday", "extract(isodow from (day::shop.holiday)) AS weekday"),
-    ("body", "42804", "is of type jsonb, not a number", "(body ->> 'key')::numeric AS key"),
-    ("body::json", "42804", "is of type json, not a number", "((body::json) ->> 'key')::numeric AS key"),
-    ("null", "42804", 'feature "null" of table shop.orders is of type text, not a number', "such as length(…)"),
-    ("array[a]", "42804", "is of type integer[], not a number", "cardinality((array[a])) AS count"),
+    ("body", "42804", "is of type jsonb, neither a number nor a category", "(body ->> 'key')::numeric AS key"),
+    (
+        "body::json",
+        "42804",
+        "is of type json, neither a number nor a category",
+        "((body::json) ->> 'key')::numeric AS key",
+    ),
+    ("array[a]", "42804", "is of type integer[], neither a number nor a category", "cardinality((array[a])) AS count"),
+    (
+        "int4range(a, a)",
+        "42804",
+        "is of type int4range, neither",
+        "such as upper(…) - lower(…), or leave the column out",
+    ),
     ("a AS " + "x" * 64, "42602", "of table shop.orders needs a name of 1 to 63 bytes", "Name it: a AS short_name"),
     ("a + " * 20 + "a", "42602", "of table shop.orders needs a name of 1 to 63 bytes", "a AS short_name"),
     ("a AS error", "42939", 'a feature of table shop.orders is named "error"', "write expression AS another_name"),
@@ -287,7 +296,7 @@ def test_row_that_does_not_fit_the_model_is_refused(orders: Connection) -> None:
     ):
         with refused("22023", f"row cannot be scored: {message}"):
             query(orders, "select shop._relief_verdict_orders(%s, null)", numbers)
-    with refused("22023", "this version of Relief scores numbers alone"):
+    with refused("22023", "row cannot be scored: model takes 0 categories, not 1"):
         query(orders, "select shop._relief_verdict_orders('{1,2}', '{red}')")
 
 
@@ -308,7 +317,7 @@ def test_direct_calls_of_the_runtime_cannot_score_with_what_was_not_validated(or
     with refused("22023", "row cannot be judged"):
         query(orders, "select relief._judge('0', '0', '', '{1}', null, '', '{}', true)")
     with refused("22023", "row cannot be explained"):
-        query(orders, "select relief._explanation('0', '', '{1,1}', '{1}', '', '{}')")
+        query(orders, "select relief._explanation('0', '', '{1,1}', '{1}', null, '', '{}')")
     with refused("22023", "rule cannot be loaded: rule has checksum"):
         query(orders, "select relief._load_rule('0', '{}', '')")
     for rule in ("", "x", "[]", "{}", '{"features": 5}'):

@@ -15,15 +15,22 @@ from relief_runtime.forest import Forest
 
 from relief_trainer.parity import as_server_keeps
 
-# A tree of five nodes beside a stump: enough structure to break.
-BASE = stump(
+# A tree of five nodes beside two stumps, one of them on a category: enough structure to break.
+NUMBERS = stump(
     ["x", "y"],
     trees=[
         {"feature": [0, -1, -1], "value": [0.0, 1.0, 3.0], "missing_left": [1, 0, 0]},
         {"feature": [1, 0, -1, -1, -1], "value": [2.5, None, 2.0, 2.25, 1.0], "missing_left": [0, 1, 0, 0, 0]},
+        {"feature": [2, -1, -1], "value": [1.5, 1.0, 3.0], "missing_left": [1, 0, 0]},
     ],
 )
+BASE = {
+    **NUMBERS,
+    "features": [*NUMBERS["features"], {"name": "c", "expression": "c", "kind": "category"}],
+    "encoders": {"c": {"values": {"red": 0.5, "": 2}, "missing": 1.25, "other": 3.0}},
+}
 ROWS: list[list[float | None]] = [[-1.0, 2.0], [1.0, 3.0], [None, 2.0], [float("nan"), 9.0], [float("inf"), None]]
+TEXTS = [None, "red", "", "blue", "red"]
 
 json_values = st.recursive(
     st.none()
@@ -39,7 +46,7 @@ json_values = st.recursive(
 
 def _scores(text: str) -> list[float | None]:
     forest = Forest(as_server_keeps(text))
-    return [forest.score(row) for row in ROWS]
+    return [forest.score([*row, None], [text]) for row, text in zip(ROWS, TEXTS, strict=True)]
 
 
 def _paths(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
@@ -82,8 +89,8 @@ def _refused_or_scored(text: str) -> None:
     except DocumentError:
         return
     except ValueError as error:
-        # A document may announce categories, which this version can't score with yet.
-        assert "numbers alone" in str(error) or "model takes" in str(error)
+        # A document may announce other numbers of features and categories than the rows have.
+        assert "model takes" in str(error)
         return
     assert all(score is None or 0 <= score <= 1 for score in scores)
 
@@ -108,6 +115,10 @@ def _tree(**changes: Any) -> str:
     return _with(trees=[{**BASE["trees"][0], **changes}])
 
 
+def _encoder(**changes: Any) -> str:
+    return _with(encoders={"c": {**BASE["encoders"]["c"], **changes}})
+
+
 REFUSED = {
     "not JSON": ("{", "model document is not JSON"),
     "not an object": ("[]", "model document is not a JSON object"),
@@ -128,14 +139,27 @@ REFUSED = {
     "negative divisor": (_with(average_path_length=-1), '"average_path_length" of the model document is not a number'),
     "no features": (_with(features=[]), "has 0 features, not 1 to 1600"),
     "unknown kind": (_with(features=[{"name": "x", "kind": "code"}]), "no name or no known kind"),
+    "no encoder": (_with(encoders={}), '"encoders" of the model document are not one for each category'),
+    "an encoder of a number": (_with(encoders={**BASE["encoders"], "x": {}}), "are not one for each category"),
+    "an encoder of another name": (_with(encoders={"d": BASE["encoders"]["c"]}), "are not one for each category"),
+    "encoders as a list": (_with(encoders=[]), '"encoders" of the model document is not a dict'),
+    "encoder as text": (_with(encoders={"c": "x"}), "the encoder of feature 2 is not an object with values"),
+    "values as a list": (_encoder(values=[1.0]), "the encoder of feature 2 is not an object with values"),
+    "rarity as text": (_encoder(values={"red": "1"}), "holds what is not a number from 0 to 1000"),
+    "rarity true": (_encoder(missing=True), "holds what is not a number from 0 to 1000"),
+    "no rarity of NULL": (_encoder(missing=None), "holds what is not a number from 0 to 1000"),
+    "negative rarity": (_encoder(other=-1), "holds what is not a number from 0 to 1000"),
+    "huge rarity": (_encoder(other=10**400), "holds what is not a number from 0 to 1000"),
+    "too many categories": (_encoder(values={str(n): 1.0 for n in range(1001)}), "lists more than 1000 categories"),
+    "a long category": (_encoder(values={"x" * 201: 1.0}), "or one of more than 200 characters"),
     "no trees": (_with(trees=[]), "has 0 trees, not 1 to 2000"),
     "too many trees": (_with(trees=[{}] * 2001), "has 2001 trees, not 1 to 2000"),
     "tree as text": (_with(trees=["x"]), "tree 0 of the model document is not an object"),
     "lists of two lengths": (_tree(value=[1.0]), "the lists of tree 0 are empty or differ in length"),
     "empty tree": (_tree(feature=[], value=[], missing_left=[]), "the lists of tree 0 are empty"),
-    "feature that isn't there": (_tree(feature=[2, -1, -1]), "splits on a feature that is not one of 2"),
-    "feature as text": (_tree(feature=["0", -1, -1]), "splits on a feature that is not one of 2"),
-    "feature true": (_tree(feature=[True, -1, -1]), "splits on a feature that is not one of 2"),
+    "feature that isn't there": (_tree(feature=[3, -1, -1]), "splits on a feature that is not one of 3"),
+    "feature as text": (_tree(feature=["0", -1, -1]), "splits on a feature that is not one of 3"),
+    "feature true": (_tree(feature=[True, -1, -1]), "splits on a feature that is not one of 3"),
     "value as text": (_tree(value=["0", 1.0, 3.0]), '"value" of tree 0 is not all numbers'),
     "leaf without length": (_tree(value=[0.0, None, 3.0]), "a leaf of tree 0 has no path length"),
     "leaf of negative length": (
@@ -193,6 +217,6 @@ def test_a_chain_as_deep_as_the_limit_is_read_and_scored() -> None:
     }
     text = _with(trees=[chain])
     forest = Forest(as_server_keeps(text))
-    assert forest.score([-1.0, 0.0]) == 0.5
+    assert forest.score([-1.0, 0.0, None], [None]) == 0.5
     # Rows enough to reach the compilation, which leaves a tree of this depth alone.
-    assert {forest.score([1.0, 0.0]) for _ in range(400)} == {0.5}
+    assert {forest.score([1.0, 0.0, None], [None]) for _ in range(400)} == {0.5}

@@ -129,12 +129,15 @@ def test_too_few_and_too_many_features_are_refused() -> None:
             forest.score(row)
 
 
-def test_categories_are_refused_as_long_as_no_model_has_them() -> None:
-    with pytest.raises(ValueError, match="numbers alone"):
+def test_too_few_and_too_many_categories_are_refused() -> None:
+    with pytest.raises(ValueError, match="model takes 0 categories, not 1"):
         _forest(stump(["x"])).score([1.0], ["red"])
     category = [{"name": "x", "expression": "x", "kind": "category"}]
-    with pytest.raises(ValueError, match="numbers alone"):
-        _forest({**stump(["x"]), "features": category})
+    encoder = {"x": {"values": {"red": 1.0}, "missing": 2.0, "other": 3.0}}
+    forest = _forest({**stump(["x"]), "features": category, "encoders": encoder})
+    for texts in (None, [], ["red", "red"]):
+        with pytest.raises(ValueError, match=f"model takes 1 categories, not {len(texts or ())}"):
+            forest.score([None], texts)
 
 
 def test_forest_of_one_training_row_scores_one_half() -> None:

@@ -185,7 +185,7 @@ def test_a_model_that_differs_from_scikit_learn_is_not_stored(shop: Database, mo
 
 
 def test_scores_that_differ_are_not_stored(shop: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parity, "runtime_scores", lambda _, rows: np.full(len(rows), 0.5))
+    monkeypatch.setattr(parity, "runtime_scores", lambda _, rows, *__: np.full(len(rows), 0.5))
     assert "scores differ from scikit-learn's" in str(refusal(shop))
 
 

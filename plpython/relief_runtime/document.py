@@ -4,7 +4,7 @@ A document (format 1) is one JSON object:
 
 ``format``                1
 ``features``              ``[{"name": str, "expression": str, "kind": "number" | "category"}, ...]``
-``encoders``              ``{feature name: ...}`` for the features of kind ``category``
+``encoders``              ``{feature name: encoder}`` for the features of kind ``category``
 ``samples``               rows that each tree was grown on
 ``average_path_length``   c(samples), the divisor of a mean path length (Liu, Ting, Zhou 2008, section 2, equation 1)
 ``trees``                 a list of trees
@@ -21,6 +21,12 @@ A tree lists its nodes in preorder, a node's left child right behind it, in four
 ``missing_left``  1 where a missing value goes left, else 0
 ``rows``          how many training rows reached the node, at least 1
 
+An encoder, see `relief_runtime.encoder`, gives each category a number:
+
+``values``   ``{category: number}``
+``missing``  the number of NULL
+``other``    the number of every category that isn't listed
+
 Preorder fixes every right child, so a document can hold neither a cycle nor a shared subtree.
 """
 
@@ -28,6 +34,7 @@ from __future__ import annotations
 
 from math import isfinite
 
+from relief_runtime.encoder import MAX_CATEGORIES, MAX_LENGTH, Encoder
 from relief_runtime.light import parse_json, sha256
 from relief_runtime.ordinary import PROBABILITIES
 from relief_runtime.trees import INFINITY, Trees
@@ -42,6 +49,7 @@ MAX_TREES = 2_000
 MAX_NODES = 2_000_000
 MAX_FEATURES = 1_600
 MAX_ROWS = 2**40
+MAX_RARITY = 1_000
 KINDS = ("number", "category")
 ORIGINS = ("contamination", "fixed")
 
@@ -54,7 +62,7 @@ class Document:
     """What a model document tells of its forest: trees, each node's training rows, the features' kinds and encoders."""
 
     def __init__(
-        self, trees: Trees, rows: list[int], kinds: list[str], encoders: dict[str, Any], path_length_divisor: float
+        self, trees: Trees, rows: list[int], kinds: list[str], encoders: list[Encoder], path_length_divisor: float
     ) -> None:
         self.trees = trees
         self.rows = rows
@@ -82,8 +90,8 @@ def read(text: str, expected_checksum: str) -> Document:
     if len(text) > MAX_CHARACTERS:
         raise DocumentError(f"model document has {len(text)} characters, more than {MAX_CHARACTERS}")
     content = _parse(text)
-    kinds = _read_features(content)
-    encoders = _member(content, "encoders", dict)
+    names, kinds = _read_features(content)
+    encoders = _read_encoders(_member(content, "encoders", dict), names, kinds)
     trees = _member(content, "trees", list)
     if not 1 <= len(trees) <= MAX_TREES:
         raise DocumentError(f"model document has {len(trees)} trees, not 1 to {MAX_TREES}")
@@ -155,16 +163,41 @@ def _check_ordinary(ordinary: Any) -> None:
             raise DocumentError(f'"{name}" of ordinary rows does not ascend')
 
 
-def _read_features(content: dict[str, Any]) -> list[str]:
+def _read_features(content: dict[str, Any]) -> tuple[list[str], list[str]]:
+    """Return the names and the kinds of the features."""
     features = _member(content, "features", list)
     if not 1 <= len(features) <= MAX_FEATURES:
         raise DocumentError(f"model document has {len(features)} features, not 1 to {MAX_FEATURES}")
-    kinds = []
     for position, feature in enumerate(features):
         if type(feature) is not dict or type(feature.get("name")) is not str or feature.get("kind") not in KINDS:
             raise DocumentError(f"feature {position} of the model document has no name or no known kind")
-        kinds.append(feature["kind"])
-    return kinds
+    return [feature["name"] for feature in features], [feature["kind"] for feature in features]
+
+
+def _read_encoders(encoders: dict[str, Any], names: list[str], kinds: list[str]) -> list[Encoder]:
+    """Return the encoders of the features of kind ``category``, in their order."""
+    positions = [position for position, kind in enumerate(kinds) if kind == "category"]
+    if len(encoders) != len(positions) or set(encoders) != {names[position] for position in positions}:
+        raise DocumentError('"encoders" of the model document are not one for each category')
+    return [_read_encoder(position, encoders[names[position]]) for position in positions]
+
+
+def _read_encoder(position: int, content: Any) -> Encoder:
+    if type(content) is not dict or type(content.get("values")) is not dict:
+        raise DocumentError(f"the encoder of feature {position} is not an object with values")
+    values: dict[str, Any]
+    missing: Any
+    other: Any
+    values, missing, other = content["values"], content.get("missing"), content.get("other")
+    if len(values) > MAX_CATEGORIES or max(map(len, values), default=0) > MAX_LENGTH:
+        raise DocumentError(
+            f"the encoder of feature {position} lists more than {MAX_CATEGORIES} categories, "
+            f"or one of more than {MAX_LENGTH} characters"
+        )
+    numbers = [*values.values(), missing, other]
+    if not set(map(type, numbers)) <= {int, float} or not all(0 <= number <= MAX_RARITY for number in numbers):
+        raise DocumentError(f"the encoder of feature {position} holds what is not a number from 0 to {MAX_RARITY}")
+    return Encoder(position, values, missing, other)
 
 
 def _read_values(features: list[int], values: list[Any], position: int) -> list[float]:

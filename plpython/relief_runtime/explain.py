@@ -11,6 +11,7 @@ A negative contribution shortens the path: it makes the row more anomalous.
 from __future__ import annotations
 
 from relief_runtime import document
+from relief_runtime.encoder import encode
 from relief_runtime.forest import NAN
 from relief_runtime.trees import MAX_COMPILED_DEPTH, Blocks, Leaves
 
@@ -36,6 +37,7 @@ class Explainer:
         if max(map(trees.depth, trees.roots)) > MAX_COMPILED_DEPTH:
             raise document.DocumentError(f"trees of more than {MAX_COMPILED_DEPTH} levels can't be explained")
         self._feature_count = len(read.kinds)
+        self._encoders = read.encoders
         self._tree_count = len(trees.roots)
         expected = _expected_path_lengths(trees, read.rows)
         self._baseline = sum(expected[root] for root in trees.roots) / self._tree_count
@@ -49,16 +51,20 @@ class Explainer:
         )
         self._blocks = Blocks(trees, leaves)
 
-    def contributions(self, numbers: Sequence[float | None]) -> list[float]:
+    def contributions(
+        self, numbers: Sequence[float | None], categories: Sequence[str | None] | None = None
+    ) -> list[float]:
         """Return the forest's baseline and each feature's contribution: path lengths that sum to the row's mean path.
 
         Parameters
         ----------
-        numbers
-            One value a feature, in the order of the model document; ``None`` and NaN are missing.
+        numbers, categories
+            As in `Forest.score`.
         """
         if len(numbers) != self._feature_count:
             raise ValueError(f"model takes {self._feature_count} features, not {len(numbers)}")
+        if self._encoders or categories:
+            numbers = encode(self._encoders, numbers, categories)
         row = [NAN if value is None else value for value in numbers]
         totals = self._blocks.add([0.0] * self._feature_count, row)
         return [self._baseline, *(total / self._tree_count for total in totals)]

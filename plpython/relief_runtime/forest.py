@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from relief_runtime.encoder import encode
 from relief_runtime.trees import Blocks, Leaves
 
 TYPE_CHECKING = False
@@ -19,6 +20,7 @@ class Forest:
 
     def __init__(self, packed: Packed) -> None:
         self._feature_count = packed.feature_count
+        self._encoders = packed.encoders
         self._divisor = packed.path_length_divisor
         self._blocks = Blocks(packed.trees, _path_lengths(packed.trees))
 
@@ -31,10 +33,10 @@ class Forest:
         Parameters
         ----------
         numbers
-            One value a feature, in the order of the model document. ``None`` and NaN are missing and follow each
-            split's ``missing_left``; infinities are the extreme values that they are.
+            One value a feature, in the order of the model document, ``None`` in the place of a category. ``None`` and
+            NaN are missing and follow each split's ``missing_left``; infinities are the extreme values that they are.
         categories
-            Texts of the features of kind ``category``; ``None`` as long as a model has none.
+            One text a feature of kind ``category``, in their order; ``None`` where a model has none of them.
 
         Returns
         -------
@@ -44,12 +46,12 @@ class Forest:
         Raises
         ------
         ValueError
-            If the number of values isn't the model's number of features.
+            If the number of values isn't the model's number of features, or that of texts its number of categories.
         """
-        if categories:
-            raise ValueError("this version of Relief scores numbers alone, and was given a category")
         if len(numbers) != self._feature_count:
             raise ValueError(f"model takes {self._feature_count} features, not {len(numbers)}")
+        if self._encoders or categories:
+            numbers = encode(self._encoders, numbers, categories)
         row: Sequence[float] = numbers  # type: ignore[assignment]
         if None in numbers:
             row = [NAN if value is None else value for value in numbers]

@@ -55,6 +55,7 @@ class Feature:
 
     def __init__(self, content: dict[str, Any]) -> None:
         self.name: str = content["name"]
+        self.is_category = content.get("kind") == "category"
         self.opening = f"{quote(self.name)}: "
         self.unit: float | None = content["unit"] if content["transform"] == "log" else None
         self.origin: float = content["origin"]
@@ -112,6 +113,8 @@ class Rule:
     def __init__(self, text: str) -> None:
         content = parse_json(text, float)
         self.features = [Feature(feature) for feature in content["features"]]
+        # These have no history to wait for.
+        self._categories_alone = all(feature.is_category for feature in self.features)
         self.threshold: float = content["threshold"]
         self.version: int | None = content["version"]
         self.verdict: str = content["verdict"]
@@ -174,7 +177,7 @@ class Rule:
         score
             The forest's, in (0, 1], higher = more anomalous; ``None`` if every feature is missing.
         numbers
-            The row's features; ``None`` and NaN are missing.
+            The row's features; ``None`` and NaN are missing, and a category's place is ``None``.
         entity
             The key of the row's entity, empty without one.
         levels
@@ -194,7 +197,7 @@ class Rule:
             of ``score``, ``deviation`` and ``both`` is high), and ``severity`` in [0, 1].
         """
         histories = self.histories(levels)
-        told, known, fires, far = [], False, False, None
+        told, known, fires, far = [], self._categories_alone, False, None
         for feature, value, history, comparison in zip(
             self.features, numbers, histories, self.compare(numbers, histories)
         ):

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 from array import array
 
-from relief_runtime.light import sha256
+from relief_runtime.encoder import Encoder
+from relief_runtime.light import parse_json, sha256
 from relief_runtime.trees import Trees
 
 TYPE_CHECKING = False
@@ -28,11 +29,12 @@ class PackedError(ValueError):
 
 
 class Packed:
-    """A forest as it is kept: its trees, its number of features, and the divisor of a row's total path length."""
+    """A forest as it is kept: its trees, number of features, encoders, and the divisor of a row's total path length."""
 
-    def __init__(self, trees: Trees, feature_count: int, path_length_divisor: float) -> None:
+    def __init__(self, trees: Trees, feature_count: int, encoders: list[Encoder], path_length_divisor: float) -> None:
         self.trees = trees
         self.feature_count = feature_count
+        self.encoders = encoders
         self.path_length_divisor = path_length_divisor
 
 
@@ -42,15 +44,7 @@ def checksum(content: bytes) -> str:
 
 
 def pack(document: Document) -> bytes:
-    """Return the packed form of a document's forest.
-
-    Raises
-    ------
-    PackedError
-        If the forest takes categories.
-    """
-    if "category" in document.kinds:
-        raise PackedError("this version of Relief scores numbers alone, and the model takes a category")
+    """Return the packed form of a document's forest."""
     trees = document.trees
     ends = [*trees.roots[1:], len(trees.features)]
     sizes = [end - root for root, end in zip(trees.roots, ends)]
@@ -63,8 +57,29 @@ def pack(document: Document) -> bytes:
             array("b", trees.missing_left).tobytes(),
             array("I", trees.steps).tobytes(),
             array("d", trees.thresholds).tobytes(),
+            _pack_encoders(document.encoders),
         ]
     )
+
+
+def _pack_encoders(encoders: Sequence[Encoder]) -> bytes:
+    if not encoders:
+        return b""
+    import json  # takes some 10 ms to import, which only storing a model has to spend
+
+    return json.dumps([[e.position, e.values, e.missing, e.other] for e in encoders], ensure_ascii=False).encode()
+
+
+def _unpack_encoders(content: bytes, feature_count: int) -> list[Encoder]:
+    if not content:
+        return []
+    try:
+        encoders = [Encoder(*parts) for parts in parse_json(content.decode(), float)]
+        if all(0 <= encoder.position < feature_count and type(encoder.values) is dict for encoder in encoders):
+            return encoders
+    except (TypeError, ValueError, RecursionError):
+        pass
+    raise PackedError("packed forest is damaged")
 
 
 def unpack(content: bytes, expected_checksum: str) -> Packed:
@@ -88,13 +103,14 @@ def unpack(content: bytes, expected_checksum: str) -> Packed:
     steps = reader.read("I", nodes)
     thresholds = reader.read("d", nodes)
     # With each step leading on, no walk goes round for ever, whatever the bytes are.
-    if not reader.at_end() or sum(sizes) != nodes or 0 in steps:
+    encoders = _unpack_encoders(reader.rest(), feature_count)
+    if sum(sizes) != nodes or 0 in steps:
         raise PackedError("packed forest is damaged")
     roots, root = [], 0
     for size in sizes:
         roots.append(root)
         root += size
-    return Packed(Trees(roots, features, thresholds, steps, missing_left), feature_count, divisor)
+    return Packed(Trees(roots, features, thresholds, steps, missing_left), feature_count, encoders, divisor)
 
 
 class _Reader:
@@ -112,6 +128,6 @@ class _Reader:
         self._position = end
         return numbers
 
-    def at_end(self) -> bool:
-        """Return whether everything has been read."""
-        return self._position == len(self._content)
+    def rest(self) -> bytes:
+        """Return what hasn't been read."""
+        return self._content[self._position :]

@@ -98,10 +98,10 @@ def load_explainer(key: str, text: str) -> None:
     _keep(_explainers, EXPLAINERS_KEPT, key, Explainer(key, text))
 
 
-def explain(key: str, numbers: Sequence[float | None]) -> list[float]:
+def explain(key: str, numbers: Sequence[float | None], categories: Sequence[str | None] | None) -> list[float]:
     """Explain the score of one row; see `Explainer.contributions`."""
     explainer = _explainers[key] = _explainers.pop(key)
-    return explainer.contributions(numbers)
+    return explainer.contributions(numbers, categories)
 
 
 def judge(

@@ -7,6 +7,8 @@ from math import isfinite
 from relief_runtime.judgement import FARTHEST
 from relief_runtime.light import parse_json
 
+SHOWN_CHARACTERS = 60
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,6 +21,7 @@ def tell(
     rule: Rule,
     contributions: Sequence[float],
     numbers: Sequence[float | None],
+    categories: Sequence[str | None] | None,
     entity: str | None,
     levels: Sequence[float | None] | None,
 ) -> list[dict[str, Any]]:
@@ -30,6 +33,8 @@ def tell(
         The forest's baseline and each feature's contribution, in path lengths; negative = more anomalous.
     numbers, entity, levels
         As in `judgement.Rule.judge`.
+    categories
+        One text a feature that is a category, in their order.
 
     Returns
     -------
@@ -39,12 +44,18 @@ def tell(
     """
     histories = rule.histories(levels)
     anomalous = -sum(min(0.0, contribution) for contribution in contributions[1:])
+    texts = iter(categories or ())
     told: list[dict[str, Any]] = []
     for feature, contribution, value, history, comparison in zip(
         rule.features, contributions[1:], numbers, histories, rule.compare(numbers, histories)
     ):
         z, robust = (None, None) if comparison is None else (round(comparison[0], 3), round(comparison[1], 3))
         share = round(max(0.0, -contribution) / anomalous, 4) if anomalous else 0.0
+        departure = (
+            _category(feature.name, next(texts, None))
+            if feature.is_category
+            else _departure(rule, feature.name, value, history, comparison, entity)
+        )
         told.append(
             {
                 "feature": feature.name,
@@ -56,13 +67,19 @@ def tell(
                 "contribution": contribution,
                 "share": share,
                 "baseline": contributions[0],
-                "sentence": f"{_departure(rule, feature.name, value, history, comparison, entity)}; "
-                f"contributes {round(100 * share)} % of the anomaly score",
+                "sentence": f"{departure}; contributes {round(100 * share)} % of the anomaly score",
             }
         )
     # Most telling: what is far from its history, and what the forest isolates the row by.
     far = max([abs(part["robust"] or 0.0) for part in told], default=0.0) or 1.0
     return sorted(told, key=lambda part: abs(part["robust"] or 0.0) / far + part["share"], reverse=True)
+
+
+def _category(name: str, text: str | None) -> str:
+    """Return in words what a category is."""
+    if text is None:
+        return f"{name} is missing"
+    return f"{name} {text if len(text) <= SHOWN_CHARACTERS else text[: SHOWN_CHARACTERS - 1] + '…'}"
 
 
 def _departure(

@@ -20,6 +20,7 @@ from relief_runtime import __version__
 RUNTIME_MODULES = (
     "relief_runtime",
     "relief_runtime.document",
+    "relief_runtime.encoder",
     "relief_runtime.explain",
     "relief_runtime.forest",
     "relief_runtime.judgement",

@@ -187,7 +187,7 @@ create function relief._contributions(key text, loaded text, numbers double prec
   cost 2000
 as $python$
     try:
-        return GD["{{runtime_key}}"].explain(key, numbers)
+        return GD["{{runtime_key}}"].explain(key, numbers, categories)
     except (LookupError, TypeError, ValueError) as error:
         plpy.error("score cannot be explained: %s" % error, sqlstate="22023")
 $python$;

@@ -31,6 +31,19 @@ end;
 comment on function relief._float8(numeric) is
   'Returns a numeric as a double, where the cast would fail: beyond the largest double as infinity, too small for one as 0.';
 
+create function relief._is_category(value_type oid)
+  returns boolean
+  language sql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+  select t.oid = any ('{text, varchar, bpchar, "char", name, uuid, inet, cidr, macaddr, macaddr8}'::regtype[]) or t.typtype = 'e'
+  from pg_type as t
+  where t.oid = relief._base_type(value_type)
+$$;
+comment on function relief._is_category(oid) is
+  'Returns whether values of a type, or of a domain over it, are compared by how rare they are: texts, enums, and what names things.';
+
 create function relief._conversion(value_type oid)
   returns text
   language sql
@@ -44,11 +57,13 @@ as $$
     when base = 'boolean'::regtype then E'(%s\n)::pg_catalog.int4::pg_catalog.float8'
     when base = 'money'::regtype then E'(%s\n)::pg_catalog.numeric::pg_catalog.float8'
     when base = any ('{interval, time, timetz}'::regtype[]) then E'pg_catalog.date_part(''epoch'', (%s\n))'
+    when relief._is_category(base) then E'(%s\n)::pg_catalog.text'
   end
   from relief._base_type(value_type) as base
 $$;
 comment on function relief._conversion(oid) is
-  'Returns, for format(), what makes a number of an expression of a type: true is 1, an interval or time of day its seconds; NULL where nothing does.';
+  'Returns, for format(), what makes a number of an expression of a type, or the text of a category: true is 1, an interval or time of day '
+  'its seconds; NULL where nothing does.';
 
 create function relief._is_moment(value_type oid)
   returns boolean
@@ -74,7 +89,7 @@ begin
   if conversion is not null then
     return format(conversion, expression);
   end if;
-  raise exception 'feature "%" of table % is of type %, not a number', feature, relation, format_type(value_type, null)
+  raise exception 'feature "%" of table % is of type %, neither a number nor a category', feature, relation, format_type(value_type, null)
     using errcode = 'datatype_mismatch',
           hint = case
             when base = 'date'::regtype then
@@ -85,8 +100,8 @@ begin
               format('A moment never comes again; write what recurs: extract(hour from %s at time zone %L) AS hour', operand, current_setting('TimeZone'))
             when base in ('json', 'jsonb') then format('Take a number out of it: (%s ->> ''key'')::numeric AS key', operand)
             when base::oid in (select typarray from pg_type) then format('Take a number out of it: cardinality(%s) AS count', operand)
-            else 'Write an expression that gives a number, such as length(…), or leave the column out.'
+            else 'Write an expression that gives a number, such as upper(…) - lower(…), or leave the column out.'
           end;
 end
 $$;
-comment on function relief._converted(text, regclass, text, oid) is 'Returns the text that computes a feature''s number, or raises an error where its type has none.';
+comment on function relief._converted(text, regclass, text, oid) is 'Returns the text that computes a feature''s number or category, or raises an error where its type has none.';

@@ -3,11 +3,12 @@
 create type relief._feature as (
   name          text,
   expression    text,
+  kind          text,
   value         text,
   columns       smallint[],
   parallel_safe boolean
 );
-comment on type relief._feature is 'A feature that passed every check, with the text that computes its number, and the columns that it reads.';
+comment on type relief._feature is 'A feature that passed every check, with the text that computes its number or category, and the columns that it reads.';
 
 create function relief._column_list(relation regclass)
   returns text
@@ -106,6 +107,7 @@ begin
   select atttypid into strict value_type
   from pg_attribute
   where attrelid = 'pg_temp._relief_probe'::regclass and attnum = 1;
+  checked.kind := case when relief._is_category(value_type) then 'category' else 'number' end;
   checked.value := relief._converted(feature, relation, checked.expression, value_type);
   perform relief._warn_of_stable_functions(feature, relation, tree, checked.columns);
   -- The conditions of a domain may call anything.

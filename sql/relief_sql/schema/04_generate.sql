@@ -1,5 +1,6 @@
 -- Generated functions: what Relief makes beside a detector's table, owned by the table's owner.
---   _relief_features_<detector>(columns…)          the only holder of the owner's expressions
+--   _relief_features_<detector>(columns…)          the only holder of the owner's expressions that give numbers
+--   _relief_categories_<detector>(columns…)        the only holder of those that give categories, where there are any
 --   _relief_verdict_<detector>(numbers, categories)   {score, threshold, version} by the promoted model; replaced by promote
 --   _relief_guarded_<detector>(columns…)           the same, NULL where an expression fails
 --   _relief_judgement_<detector>(…)                score, flag, deviations by the profile; replaced by promote and refresh
@@ -60,6 +61,7 @@ as $$
           when 'judgement' then p.pronargs = 5
           when 'explanation' then p.pronargs = 4
           when 'features' then p.proargnames = d.arguments::text[]
+          when 'categories' then p.proargnames = d.arguments::text[]
           when 'guarded' then p.proargnames = d.arguments::text[]
           else p.proargtypes = format('%s %s', 'double precision[]'::regtype::oid, 'text[]'::regtype::oid)::oidvector
         end
@@ -154,22 +156,43 @@ $$;
 comment on function relief._written_columns(relief.detector) is
   'Returns the columns that a detector''s features follow from: those that they read, and what generated ones are generated from.';
 
-create function relief._new_features(d relief.detector)
+create function relief._of_new_row(d relief.detector, of_new text, of_o text)
   returns text
   language sql
   stable
   set search_path = pg_catalog, pg_temp
 as $$
   select case
-    when written @> d.columns then relief._features_call(d, 'new')
-    else format('(select %s from %s as o)', relief._features_call(d, 'o'),
+    when written @> d.columns or of_new = of_o then of_new
+    else format('(select %s from %s as o)', of_o,
                 relief._completed(d, format('(select %s)', (select string_agg(format('new.%I', c), ', ')
                                                             from (select distinct unnest(written || d.entity || d.time_column)) as r (c)
                                                             where c is not null))))
   end
   from relief._written_columns(d) as written
 $$;
+comment on function relief._of_new_row(relief.detector, text, text) is
+  'Returns the text of what a call gives for a trigger''s new row, given that of the call on new, and on a row called o.';
+
+create function relief._new_features(d relief.detector)
+  returns text
+  language sql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+  select relief._of_new_row(d, relief._features_call(d, 'new'), relief._features_call(d, 'o'))
+$$;
 comment on function relief._new_features(relief.detector) is 'Returns the text of the features of a trigger''s new row.';
+
+create function relief._new_categories(d relief.detector)
+  returns text
+  language sql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+  select relief._of_new_row(d, relief._categories_call(d, 'new'), relief._categories_call(d, 'o'))
+$$;
+comment on function relief._new_categories(relief.detector) is 'Returns the text of the categories of a trigger''s new row.';
 
 create function relief._guarded_call(d relief.detector, row_name text)
   returns text
@@ -183,17 +206,16 @@ $$;
 comment on function relief._guarded_call(relief.detector, text) is
   'Returns the text of a call that gives a row''s features, NULL where an expression fails.';
 
-create function relief._judgement_call(d relief.detector, row_name text, numbers text, in_full boolean)
+create function relief._judgement_call(d relief.detector, row_name text, numbers text, categories text, in_full boolean)
   returns text
   language sql
   stable
   set search_path = pg_catalog, pg_temp
 as $$
-  -- Each argument has its type: of an unknown one, somebody's overload might be the better match.
-  select format('%s(%s, null::pg_catalog.text[], %s, %s, %s)', relief._function_name(d, 'judgement'), numbers,
+  select format('%s(%s, %s, %s, %s, %s)', relief._function_name(d, 'judgement'), numbers, categories,
                 relief._entity_text(d, row_name), relief._season_text(d, row_name), in_full::text)
 $$;
-comment on function relief._judgement_call(relief.detector, text, text, boolean) is 'Returns the text of a call that scores and judges a row.';
+comment on function relief._judgement_call(relief.detector, text, text, text, boolean) is 'Returns the text of a call that scores and judges a row.';
 
 create function relief._adopt_function(d relief.detector, signature regprocedure, description text)
   returns void
@@ -223,43 +245,74 @@ create function relief._create_features(d relief.detector, features relief._feat
   set search_path = pg_catalog, pg_temp
 as $$
 declare
+  label constant text := relief._parallel_label(features);
   numbers text;
+  categories text;
 begin
-  select string_agg('  ' || f.value, E',\n' order by f.n) into strict numbers
-  from unnest(features) with ordinality as f (name, expression, value, columns, parallel_safe, n);
+  -- Among the numbers a category has its place, empty; among the categories there are only categories.
+  select string_agg('  ' || case f.kind when 'number' then f.value else 'null' end, E',\n' order by f.n),
+         string_agg('  ' || f.value, E',\n' order by f.n) filter (where f.kind = 'category')
+  into numbers, categories
+  from unnest(features) with ordinality as f (name, expression, kind, value, columns, parallel_safe, n);
 
-  perform relief._define_features(d, format(E'return array[\n%s\n]', numbers), relief._parallel_label(features), name_path);
+  perform relief._define_expressions(d, 'features', format(E'return array[\n%s\n]::pg_catalog.float8[]', numbers), label, name_path);
+  if categories is not null then
+    perform relief._define_expressions(d, 'categories', format(E'return array[\n%s\n]', categories), label, name_path);
+  end if;
+  perform relief._define_guarded(d);
 end
 $$;
 comment on function relief._create_features(relief.detector, relief._feature[], text) is
-  'Makes the features function of a detector from expressions that relief._check_feature has passed.';
+  'Makes the functions that hold a detector''s expressions, which relief._check_feature has passed, and the one that guards them.';
 
-create function relief._define_features(d relief.detector, body text, label text, name_path text)
+create function relief._argument_types(d relief.detector)
+  returns text
+  language sql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+  select string_agg(format('%I %s', d.arguments[c.n], format_type(a.atttypid, -1)), ', ' order by c.n)
+  from unnest(d.columns) with ordinality as c (name, n)
+  join pg_attribute as a on a.attrelid = d.relation and a.attname = c.name
+$$;
+comment on function relief._argument_types(relief.detector) is
+  'Returns the arguments of the functions that hold a detector''s expressions, as they are declared, by the types that the columns have now.';
+
+create function relief._define_expressions(d relief.detector, kind text, body text, label text, name_path text)
   returns void
   language plpgsql
   set search_path = pg_catalog, pg_temp
 as $$
 declare
-  arguments text;
   statement text;
 begin
-  select string_agg(format('%I %s', d.arguments[c.n], format_type(a.atttypid, -1)), ', ' order by c.n) into strict arguments
-  from unnest(d.columns) with ordinality as c (name, n)
-  join pg_attribute as a on a.attrelid = d.relation and a.attname = c.name;
-
   -- CREATE, never OR REPLACE: a function that is there already is somebody's.
   statement := format($sql$
 create function %s(%s)
-  returns pg_catalog.float8[]
+  returns %s
   language sql
   stable
   parallel %s
 %s$sql$,
-    relief._function_name(d, 'features'), arguments, label, body);
+    relief._function_name(d, kind), relief._argument_types(d),
+    case kind when 'features' then 'pg_catalog.float8[]' else 'pg_catalog.text[]' end, label, body);
   perform set_config('search_path', name_path, true);
   execute statement;
   perform pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
-  perform relief._adopt_function(d, relief._generated(d, 'features'), 'its features, computed from the columns of a row.');
+  perform relief._adopt_function(d, relief._generated(d, kind), format('its %s, computed from the columns of a row.', kind));
+end
+$$;
+comment on function relief._define_expressions(relief.detector, text, text, text, text) is
+  'Makes the features or the categories function of a detector, of a parsed body whose names are looked up in name_path.';
+
+create function relief._define_guarded(d relief.detector)
+  returns void
+  language plpgsql
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  arguments constant text := (select string_agg('$' || n, ', ' order by n) from generate_series(1, cardinality(d.columns)) as n);
+begin
   execute format($sql$
 create function %s(%s)
   returns pg_catalog.float8[]
@@ -267,20 +320,20 @@ create function %s(%s)
   stable
   set search_path = pg_catalog, pg_temp
 as $body$
-begin
+begin%s
   return %s(%s);
 exception when others then
   return null;
 end
 $body$
 $sql$,
-    relief._function_name(d, 'guarded'), arguments, relief._function_name(d, 'features'),
-    (select string_agg('$' || n, ', ' order by n) from generate_series(1, cardinality(d.columns)) as n));
+    relief._function_name(d, 'guarded'), relief._argument_types(d),
+    case when relief._has_categories(d) then format(E'\n  perform %s(%s);', relief._function_name(d, 'categories'), arguments) else '' end,
+    relief._function_name(d, 'features'), arguments);
   perform relief._adopt_function(d, relief._generated(d, 'guarded'), 'its features, NULL where an expression fails.');
 end
 $$;
-comment on function relief._define_features(relief.detector, text, text, text) is
-  'Makes the features function of a detector, of a parsed body whose names are looked up in name_path, and the one that guards it.';
+comment on function relief._define_guarded(relief.detector) is 'Makes the function that gives a detector''s features where none of its expressions fails.';
 
 create function relief._parallel_label(features relief._feature[])
   returns text
@@ -298,7 +351,7 @@ create function relief._score_body(d relief.detector)
   stable
   set search_path = pg_catalog, pg_temp
 as $$
-  select format('select (%s(%s, null::pg_catalog.text[]))[1]', relief._function_name(d, 'verdict'), relief._features_call(d, 'o'))
+  select format('select (%s(%s, %s))[1]', relief._function_name(d, 'verdict'), relief._features_call(d, 'o'), relief._categories_call(d, 'o'))
 $$;
 comment on function relief._score_body(relief.detector) is 'Returns the body of relief_score(row).';
 
@@ -388,7 +441,7 @@ as $$
     'ordinary_deviations', m.document::jsonb #> '{ordinary,deviations}',
     'features', (
       select jsonb_agg(jsonb_build_object(
-        'name', f.name, 'transform', coalesce(f.transform, 'linear'), 'unit', coalesce(f.unit, 1), 'origin', coalesce(f.origin, 0),
+        'name', f.name, 'kind', f.kind, 'transform', coalesce(f.transform, 'linear'), 'unit', coalesce(f.unit, 1), 'origin', coalesce(f.origin, 0),
         'tolerances', coalesce((
           select jsonb_object_agg(t.entity, jsonb_build_object(
             'direction', t.direction, 'min_absolute', t.min_absolute, 'min_relative', t.min_relative))
@@ -424,7 +477,7 @@ begin
       when 'judgement' then
         format('relief._judge(%L, %L, %s, numbers, categories, entity, %s, in_full)', m.forest_checksum, rule_key, judge_loaded, levels)
       when 'explanation' then
-        format('relief._explanation(%L, %s, %s(numbers, categories), numbers, entity, %s)',
+        format('relief._explanation(%L, %s, %s(numbers, categories), numbers, categories, entity, %s)',
                rule_key, judge_loaded, relief._function_name(d, 'contributions'), levels)
     end);
     perform relief._adopt_function(d, relief._generated(d, f.kind), f.description);
@@ -461,8 +514,8 @@ declare
   missing text;
 begin
   select relief._function_name(d, kind) into missing
-  from unnest('{features, guarded, verdict, contributions, judgement, explanation}'::text[]) as kind
-  where relief._generated(d, kind) is null;
+  from unnest('{features, categories, guarded, verdict, contributions, judgement, explanation}'::text[]) as kind
+  where relief._generated(d, kind) is null and (kind <> 'categories' or relief._has_categories(d));
   if found then
     raise exception 'function % of detector "%" does not exist any more', missing, d.name
       using errcode = 'undefined_function',

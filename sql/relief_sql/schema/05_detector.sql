@@ -59,10 +59,13 @@ begin
       using errcode = 'duplicate_object', hint = format('Choose another name, or first: select relief.drop_detector(%L);', name);
   end if;
   perform relief._note_attributes(name);
-  insert into relief.feature (detector_id, position, name, expression, columns, scale)
+  insert into relief.feature (detector_id, position, name, expression, columns, kind, scale, transform, unit, origin, bin_width)
   select d.id, f.n, f.name, f.expression,
-         array(select attname from pg_attribute where attrelid = relation and attnum = any (f.columns) order by attnum), coalesce(scale[f.n], 'auto')
-  from unnest(checked) with ordinality as f (name, expression, value, columns, parallel_safe, n);
+         array(select attname from pg_attribute where attrelid = relation and attnum = any (f.columns) order by attnum),
+         f.kind, coalesce(scale[f.n], 'auto'), c.transform, c.unit, c.origin, c.bin_width
+  from unnest(checked) with ordinality as f (name, expression, kind, value, columns, parallel_safe, n)
+  -- There is no scale to choose for a category.
+  left join (values ('category', 'linear', 1, 0, 1)) as c (kind, transform, unit, origin, bin_width) on c.kind = f.kind;
 
   perform relief._create_features(d, checked, name_path);
   perform relief._create_verdict(d);
@@ -437,7 +440,7 @@ begin
   for generated in
     select made
     from unnest(array[d.schema_name, relief._schema_of(d.relation)]) as place,
-         unnest('{explain, score, trigger, event, verdict, judgement, explanation, contributions, guarded, features}'::text[]) as kind,
+         unnest('{explain, score, trigger, event, verdict, judgement, explanation, contributions, guarded, categories, features}'::text[]) as kind,
          relief._generated_in(place, d, kind) as made
     where made is not null and (kind not in ('explain', 'score') or d.score_function)
     group by made

@@ -50,9 +50,19 @@ create function relief._require_features(d relief.detector, m relief.model)
 as $$
 declare
   features constant text[] := array(select f.name from relief.feature as f where f.detector_id = d.id order by f.position);
+  other record;
 begin
   if m.features <> features then
     raise exception 'version % takes the features %, but detector "%" has %', m.version, m.features, d.name, features
+      using errcode = 'object_not_in_prerequisite_state', hint = format('Train the detector: relief train %s', d.name);
+  end if;
+  select f.name, f.kind, g.value ->> 'kind' as trained_kind into other
+  from relief.feature as f
+  join jsonb_array_elements(m.document::jsonb -> 'features') with ordinality as g (value, position) using (position)
+  where f.detector_id = d.id and f.kind <> g.value ->> 'kind'
+  limit 1;
+  if found then
+    raise exception 'version % takes "%" for a %, but for detector "%" it is a %', m.version, other.name, other.trained_kind, d.name, other.kind
       using errcode = 'object_not_in_prerequisite_state', hint = format('Train the detector: relief train %s', d.name);
   end if;
 end

@@ -5,6 +5,7 @@ create type relief._target as (
   relation  regclass,
   source    text,
   features  text,
+  categories text,
   judgement text,
   explanation text,
   on_error  text
@@ -26,7 +27,8 @@ begin
     perform relief._raise_no_detector(detector);
   end if;
   return row(d.name, d.relation, relief._completed(d, format('jsonb_populate_record(null::%s, $1)', d.relation)), relief._features_call(d, 'o'),
-             relief._judgement_call(d, 'o', '$1', true), relief._explain_query(d, 'o'), d.on_error)::relief._target;
+             relief._categories_call(d, 'o'), relief._judgement_call(d, 'o', '$1', '$2', true), relief._explain_query(d, 'o'),
+             d.on_error)::relief._target;
 end
 $$;
 comment on function relief._find(text) is 'Returns where a detector''s functions are; whoever may score may know.';
@@ -73,14 +75,15 @@ as $$
 declare
   target constant relief._target := relief._find(detector);
   numbers double precision[];
+  categories text[];
   judgement jsonb;
 begin
   perform relief._require_columns(target, row_values);
   -- A value that isn't of its column's type is the caller's mistake, an expression that fails is the row's: the policy decides.
   execute format('select from jsonb_populate_record(null::%s, $1)', target.relation) using row_values;
   begin
-    execute format('select %s from %s as o', target.features, target.source)
-      into numbers using row_values;
+    execute format('select %s, %s from %s as o', target.features, target.categories, target.source)
+      into numbers, categories using row_values;
   exception when data_exception or integrity_constraint_violation or plpgsql_error or external_routine_exception then
     if target.on_error = 'raise' then
       raise;
@@ -88,8 +91,8 @@ begin
     deviation := jsonb_build_object('error', sqlerrm);
     return;
   end;
-  execute format('select %s from jsonb_populate_record(null::%s, $2) as o', target.judgement, target.relation)
-    into judgement using numbers, row_values;
+  execute format('select %s from jsonb_populate_record(null::%s, $3) as o', target.judgement, target.relation)
+    into judgement using numbers, categories, row_values;
   score := (judgement ->> 'relief_anomaly_score')::double precision;
   threshold := (judgement ->> 'threshold')::double precision;
   is_anomaly := (judgement ->> 'relief_is_anomaly')::boolean;

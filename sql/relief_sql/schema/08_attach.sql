@@ -258,7 +258,7 @@ as $$
     string_agg(format('new.%I', watched.name), ', ' order by watched.n),
     string_agg(format('old.%I', watched.name), ', ' order by watched.n),
     relief._new_features(d),
-    relief._judgement_call(d, 'new', 'numbers', false))
+    relief._judgement_call(d, 'new', 'numbers', relief._new_categories(d), false))
   from unnest(relief._written_columns(d) || d.entity || d.time_column || array(select c.name from relief._companion_columns() as c))
     with ordinality as watched (name, n)
   where watched.name is not null

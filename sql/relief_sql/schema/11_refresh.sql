@@ -212,6 +212,7 @@ create function relief._merge_buckets(d relief.detector)
   set search_path = pg_catalog, pg_temp
 as $$
 declare
+  categories constant integer[] := array(select f.position from relief.feature as f where f.detector_id = d.id and f.kind = 'category');
   merged bigint;
 begin
   delete from relief.profile as p
@@ -280,7 +281,7 @@ begin
     left join deviation as v using (entity, season, position)
     where m.entity = '' and m.season = -1
   )
-  select d.id, m.entity, m.season, max(m.rows), bool_and(m.count >= d.min_history),
+  select d.id, m.entity, m.season, max(m.rows), bool_and(m.count >= d.min_history or m.position = any (categories)),
          array_agg(m.count order by m.position), array_agg(m.mean order by m.position), array_agg(m.stddev order by m.position),
          array_agg(q.median order by m.position), array_agg(v.spread order by m.position), array_agg(e.spread_floor order by m.position),
          array_agg(q.p01 order by m.position), array_agg(q.p99 order by m.position),

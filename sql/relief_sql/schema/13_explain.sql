@@ -5,6 +5,7 @@ create function relief._explanation(
     loaded text,
     contributions double precision[],
     numbers double precision[],
+    categories text[],
     entity text,
     levels double precision[])
   returns jsonb
@@ -14,11 +15,11 @@ create function relief._explanation(
   cost 1000
 as $python$
     try:
-        return GD["{{runtime_key}}"].tell(rule_key, contributions, numbers, entity, levels)
+        return GD["{{runtime_key}}"].tell(rule_key, contributions, numbers, categories, entity, levels)
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         plpy.error("row cannot be explained: %s" % error, sqlstate="22023")
 $python$;
-comment on function relief._explanation(text, text, double precision[], double precision[], text, double precision[]) is
+comment on function relief._explanation(text, text, double precision[], double precision[], text[], text, double precision[]) is
   'Returns, as a JSON array of one object a feature, the most telling first, what is strange about a row.';
 
 create function relief._create_explain_function(d relief.detector, label text, again boolean default false)
@@ -51,11 +52,11 @@ create function relief._explain_query(d relief.detector, row_name text)
   set search_path = pg_catalog, pg_temp
 as $$
   select format(
-    'select told.* from (select %s as numbers) as f'
-    ' cross join lateral pg_catalog.jsonb_to_recordset(%s(f.numbers, null::pg_catalog.text[], %s, %s)) as told'
+    'select told.* from (select %s as numbers, %s as categories) as f'
+    ' cross join lateral pg_catalog.jsonb_to_recordset(%s(f.numbers, f.categories, %s, %s)) as told'
     ' (feature pg_catalog.text, value pg_catalog.float8, expected pg_catalog.float8, z pg_catalog.float8, robust pg_catalog.float8,'
     ' level pg_catalog.text, contribution pg_catalog.float8, share pg_catalog.float8, baseline pg_catalog.float8, sentence pg_catalog.text)',
-    relief._features_call(d, row_name), relief._function_name(d, 'explanation'),
+    relief._features_call(d, row_name), relief._categories_call(d, row_name), relief._function_name(d, 'explanation'),
     relief._entity_text(d, row_name), relief._season_text(d, row_name))
 $$;
 comment on function relief._explain_query(relief.detector, text) is 'Returns the query that explains a row.';

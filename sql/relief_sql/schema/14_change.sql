@@ -109,6 +109,7 @@ create function relief._kinds(d relief.detector)
   set search_path = pg_catalog, pg_temp
 as $$
   select '{features, guarded, verdict, contributions, judgement, explanation, trigger, event}'::text[]
+         || case when relief._has_categories(d) then '{categories}'::text[] else '{}' end
          || case when d.score_function then '{score, explain}'::text[] else '{}' end
 $$;
 comment on function relief._kinds(relief.detector) is 'Returns the kinds of functions that a detector has, as far as it is attached.';
@@ -148,7 +149,7 @@ begin
   end if;
   return query
     select format('function %s is gone; %s', relief._function_name(d, kind),
-                  case kind when 'features' then relief._creation(d) else format('select relief.regenerate(%L);', d.name) end)
+                  case when kind in ('features', 'categories') then relief._creation(d) else format('select relief.regenerate(%L);', d.name) end)
     from unnest(relief._kinds(d)) with ordinality as k (kind, n)
     where kind not in ('trigger', 'event', 'score', 'explain') and relief._generated(d, kind) is null
     order by n;

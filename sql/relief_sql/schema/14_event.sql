@@ -71,12 +71,14 @@ as $$
 #variable_conflict use_column
 declare
   numbers double precision[];
+  categories text[];
   judgement jsonb;
   explanation jsonb;
 begin
   numbers := %1$s;
+  categories := %9$s;
   judgement := %2$s;
-  explanation := %3$s(numbers, null::text[], %4$s, %5$s);
+  explanation := %3$s(numbers, categories, %4$s, %5$s);
   insert into relief.event (detector, relation, key, model_version, score, severity, verdict, contributions, sentence)
   values (%6$L, coalesce(pg_partition_root(tg_relid), tg_relid), %7$s, new.relief_model_version, new.relief_anomaly_score, (judgement ->> 'severity')::double precision,
           judgement ->> 'verdict', jsonb_path_query_array(explanation, '$[0 to 2]'), explanation #>> '{0,sentence}');
@@ -85,7 +87,7 @@ begin
 end
 $body$,
     relief._new_features(d),
-    relief._judgement_call(d, 'new', 'numbers', true),
+    relief._judgement_call(d, 'new', 'numbers', 'categories', true),
     relief._function_name(d, 'explanation'),
     relief._entity_text(d, 'new'),
     relief._season_text(d, 'new'),
@@ -94,6 +96,7 @@ $body$,
     case d.on_error when 'pass' then
 $body$exception when others then
   raise warning 'anomaly was stored but its event was not: %', sqlerrm;
-  return null;$body$ else '' end)
+  return null;$body$ else '' end,
+    relief._new_categories(d))
 $$;
 comment on function relief._event_body(relief.detector) is 'Returns the body of the function that records anomalies.';

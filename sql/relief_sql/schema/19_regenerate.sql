@@ -70,28 +70,31 @@ create function relief._rebuild_features(d relief.detector)
   set search_path = pg_catalog, pg_temp
 as $$
 declare
-  features constant regprocedure := relief._generated(d, 'features');
-  body constant text := pg_get_function_sqlbody(features);
-  label constant text := (select case proparallel when 's' then 'safe' else 'unsafe' end from pg_proc where oid = features);
+  kinds constant text[] := case when relief._has_categories(d) then '{features, categories}' else '{features}' end;
+  bodies constant text[] := array(select pg_get_function_sqlbody(relief._generated(d, k)) from unnest(kinds) with ordinality as u (k, n) order by n);
+  label constant text := (select case proparallel when 's' then 'safe' else 'unsafe' end from pg_proc where oid = relief._generated(d, 'features'));
+  missing constant integer := array_position(bodies, null);
+  old regprocedure;
 begin
-  if body is null then
-    raise exception 'function % of detector "%", which holds its expressions, is gone', relief._function_name(d, 'features'), d.name
+  if missing is not null then
+    raise exception 'function % of detector "%", which holds its expressions, is gone', relief._function_name(d, kinds[missing]), d.name
       using errcode = 'undefined_function', hint = format('Make the detector again: %s', relief._creation(d));
   end if;
-  execute format('drop function %s', features);
-  if relief._generated(d, 'guarded') is not null then
-    execute format('drop function %s', relief._generated(d, 'guarded'));
-  end if;
+  for old in select relief._generated(d, k) from unnest(kinds || 'guarded'::text) as k where relief._generated(d, k) is not null loop
+    execute format('drop function %s', old);
+  end loop;
   begin
-    -- The body is PostgreSQL's own text of what was parsed once. Nothing of it is computed here.
-    perform relief._define_features(d, body, label, 'pg_catalog, pg_temp');
+    -- The bodies are PostgreSQL's own text of what was parsed once. Nothing of them is computed here.
+    perform relief._define_expressions(d, u.kind, u.body, label, 'pg_catalog, pg_temp') from unnest(kinds, bodies) as u (kind, body);
+    perform relief._define_guarded(d);
   exception when undefined_function or datatype_mismatch or cannot_coerce or indeterminate_datatype or ambiguous_function then
     raise exception 'the features of detector "%" can''t be computed from the types of the columns of table %: %', d.name, d.relation, sqlerrm
       using errcode = 'datatype_mismatch', hint = format('Make the detector again: %s', relief._creation(d));
   end;
 end
 $$;
-comment on function relief._rebuild_features(relief.detector) is 'Makes the features function anew, for the types that the columns have by now.';
+comment on function relief._rebuild_features(relief.detector) is
+  'Makes the functions that hold a detector''s expressions anew, for the types that the columns have by now.';
 
 create function relief._require_own_functions(d relief.detector)
   returns void
@@ -128,7 +131,8 @@ declare
 begin
   d := relief._follow_table(d);
   perform relief._require_own_functions(d);
-  if relief._generated(d, 'features') is null or relief._generated(d, 'guarded') is null or exists (select from relief._retyped(d)) then
+  if exists (select from unnest(relief._kinds(d)) as kind where kind in ('features', 'categories', 'guarded') and relief._generated(d, kind) is null)
+     or exists (select from relief._retyped(d)) then
     perform relief._rebuild_features(d);
   end if;
   perform relief._create_verdict(d, array(select kind from unnest(relief._kinds(d)) as kind where relief._generated(d, kind) is null));

@@ -57,7 +57,7 @@ grant execute on function
   relief._load_explainer(text, text, text),
   relief._contributions(text, text, double precision[], text[]),
   relief._judge(text, text, text, double precision[], text[], text, double precision[], boolean),
-  relief._explanation(text, text, double precision[], double precision[], text, double precision[]),
+  relief._explanation(text, text, double precision[], double precision[], text[], text, double precision[]),
   relief._levels(integer, text, smallint),
   relief._score(text, text, double precision[], text[]),
   relief._document(text),
