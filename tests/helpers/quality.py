@@ -44,18 +44,19 @@ def judge(connection: psycopg.Connection[Any], detector: str, known: str, condit
         Picks the rows.
     """
     found = connection.execute(
-        "select d.relation::text, relief._features_call(d, 'o'), relief._judgement_call(d, 'o', 'f.numbers', true)"
+        "select d.relation::text, relief._features_call(d, 'o'), relief._categories_call(d, 'o'),"
+        " relief._judgement_call(d, 'o', 'f.numbers', 'f.categories', true)"
         " from relief.detector as d where d.name = %s",
         [detector],
     ).fetchone()
     assert found is not None
-    relation, features, judgement = found
+    relation, features, categories, judgement = found
     # OFFSET 0: a judgement is made once, not wherever a part of it is used.
     statement: Any = (
         f"select {known}, (j.judged ->> 'relief_anomaly_score')::float8, (j.judged ->> 'threshold')::float8,"
         " (j.judged ->> 'relief_is_anomaly')::boolean, (j.judged ->> 'severity')::float8,"
         f" j.judged -> 'relief_deviation' from {relation} as o"
-        f" cross join lateral (select {features} as numbers offset 0) as f"
+        f" cross join lateral (select {features} as numbers, {categories} as categories offset 0) as f"
         f" cross join lateral (select {judgement} as judged offset 0) as j"
         f" where {condition} order by o.ctid"
     )
