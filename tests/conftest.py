@@ -22,7 +22,7 @@ settings.register_profile(
 settings.load_profile("relief")
 
 # Libraries of the server that markers are called by.
-SERVER_LIBRARIES = ("pg_cron", "mysql_fdw")
+SERVER_LIBRARIES = ("pg_cron", "mysql_fdw", "pgoutput")
 
 
 @pytest.hookimpl(tryfirst=True)  # before markers select

@@ -135,5 +135,7 @@ def test_trigger_that_sorts_behind_is_renamed_by_what_check_tells(orders: Connec
         'trigger "~z" on table shop.orders fires after "~relief"; alter trigger "~z" on shop.orders rename to "a_~z";'
     )
     _mend(orders)
+    if orders.info.server_version < 150000:  # there, each partition's trigger is renamed for itself
+        _mend(orders)
     assert value(orders, CHECK) == "ok"
     assert query(orders, inserted) == [(-2, 0.5)]

@@ -24,7 +24,9 @@ def running_server() -> Iterator[str]:
         with _container(image) as dsn:
             yield dsn
     else:
-        with throwaway_cluster({"max_connections": "60"}, extension_files=artefacts()) as cluster:
+        with throwaway_cluster(
+            {"max_connections": "60", "wal_level": "logical"}, extension_files=artefacts()
+        ) as cluster:
             yield cluster.dsn()
 
 

@@ -84,12 +84,15 @@ as $$
   from pg_trigger
   where tgrelid = d.relation and tgfoid = relief._trigger_function(d) and tgenabled = 'D'
   union all
-  select format('trigger %I on table %s fires after "~relief"; alter trigger %I on %s rename to %I;', t.tgname, d.relation, t.tgname, d.relation,
-                'a_' || substr(t.tgname, 1, 30))
+  select format('trigger %I on table %s fires after "~relief"; alter trigger %I on %s rename to %I;',
+                t.tgname, t.tgrelid::regclass, t.tgname, t.tgrelid::regclass, 'a_' || substr(t.tgname, 1, 30))
   from pg_trigger as t
-  where t.tgrelid = d.relation and not t.tgisinternal and t.tgenabled <> 'D'
+  left join pg_trigger as parent on parent.oid = t.tgparentid
+  where t.tgrelid = any (relief._leaves(d) || d.relation) and (not t.tgisinternal or parent.oid is not null) and t.tgenabled <> 'D'
     -- of tgtype, 1: for each row, 2: before, 4: insert, 16: update
     and t.tgtype & 3 = 3 and t.tgtype & 20 <> 0 and t.tgname collate "C" > '~relief'
+    -- A partition's follows its parent's; before PostgreSQL 15 it kept its name when that was renamed.
+    and (parent.tgname collate "C" > '~relief') is not true
   union all
   select format('what is written to table %s, which inherits from table %s, isn''t scored; alter table %s no inherit %s;',
                 i.inhrelid::regclass, d.relation, i.inhrelid::regclass, d.relation)
