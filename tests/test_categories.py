@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 from helpers.database import Database, query, refused, value
 from helpers.forests import add_model, stump
+from helpers.reference import assert_same_scores, expected_scores
 from psycopg import Connection
 
 from relief_trainer import archive, document, flights, parity, rarity
@@ -71,25 +72,6 @@ def create(database: Database, features: list[str] | None = None, **options: str
     )
 
 
-def expected_scores(database: Database, name: str = "item") -> np.ndarray:
-    """Return scikit-learn's scores of all rows, encoded by the document, in the order of the rows."""
-    with connect(database.dsn()) as connection:
-        detector = detectors.fetch(connection, name)
-        stored = json.loads(archive.fetch(connection, name).document)
-    rows = database.query(
-        f"select {detector.features_call}, {detector.categories_call} from {detector.relation} as o order by ctid"
-    )
-    numbers = np.array([row[0] for row in rows], dtype=np.float64)
-    encoded = rarity.encoded(stored["encoders"], detector.features, numbers, [row[1] or () for row in rows])
-    return parity.scikit_scores(archive.to_estimator(stored), encoded)
-
-
-def assert_same_scores(database: Database, expected: np.ndarray, found: list[float | None]) -> None:
-    actual = np.array(found, dtype=np.float64)
-    assert np.array_equal(np.isnan(actual), np.isnan(expected))
-    assert parity.ulps(expected, actual) <= 1
-
-
 def test_every_type_of_category_scores_the_same_in_every_way_of_asking(shop: Database) -> None:
     create(shop)
     assert shop.query("select kind from relief.feature order by position") == [
@@ -100,16 +82,16 @@ def test_every_type_of_category_scores_the_same_in_every_way_of_asking(shop: Dat
     shop.query(FILL, 20)
     shop.query(f"insert into shop.item ({COLUMNS}) values (0.5, 'white', 'new', 'new', null, '::1', 'é', '{{}}', null)")
     shop.query("insert into shop.item (price) values (null)")
-    expected = expected_scores(shop)
+    expected = expected_scores(shop, "item")
     assert np.isnan(expected[-1])
-    assert_same_scores(shop, expected, shop.query("select shop.relief_score(o) from shop.item as o order by ctid"))
+    assert_same_scores(expected, shop.query("select shop.relief_score(o) from shop.item as o order by ctid"))
     by_name = "select relief.score('item', to_jsonb(o) - 'id') from shop.item as o order by ctid"
-    assert_same_scores(shop, expected, shop.query(by_name))
+    assert_same_scores(expected, shop.query(by_name))
     inserted = shop.query("select relief_anomaly_score from shop.item where id > 1000 order by ctid")
-    assert_same_scores(shop, expected[1000:], inserted)
+    assert_same_scores(expected[1000:], inserted)
     shop.query("call relief.backfill('item')")
     by_id = shop.query("select relief_anomaly_score from shop.item order by id")
-    assert_same_scores(shop, expected, by_id)
+    assert_same_scores(expected, by_id)
     shop.query("update shop.item set color = 'white', code = 'c9', price = 9 where id = 1")
     changed = shop.value("select relief_anomaly_score from shop.item where id = 1")
     assert changed != by_id[0]
@@ -210,7 +192,6 @@ def test_a_hundred_thousand_categories_stay_bounded_and_are_told(database: Datab
     length = database.value("select length(document) from relief.model")
     assert length < 400_000
     assert_same_scores(
-        database,
         expected_scores(database, "wide")[:500],
         database.query("select public.relief_score(o) from public.wide as o order by ctid limit 500"),
     )
@@ -309,7 +290,7 @@ def test_flights_are_suggested_with_carrier_origin_and_destination_and_score_as_
         for row in drawn.rows[:200].tolist()
     ]
     found = [value(connection, verdict, row, row_texts) for row, row_texts in zip(numbers, texts[:200], strict=True)]
-    assert_same_scores(database, expected[:200], found)
+    assert_same_scores(expected[:200], found)
 
 
 def test_a_generated_column_is_a_category_in_the_row_that_it_is_generated_in(shop: Database) -> None:
