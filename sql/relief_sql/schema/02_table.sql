@@ -84,6 +84,7 @@ create table relief.feature (
   name        text not null,
   expression  text not null,
   columns     name[] not null,
+  part        integer not null,
   kind        text not null default 'number',
   scale       text not null default 'auto',
   transform   text,
@@ -97,6 +98,7 @@ create table relief.feature (
   constraint transform_is_known check (transform in ('linear', 'log'))
 );
 comment on column relief.feature.columns is 'The columns that the expression reads.';
+comment on column relief.feature.part is 'Which of the detector''s features functions computes it: each takes at most 100 columns.';
 comment on column relief.feature.kind is 'A number, or a category that is compared by how rare it is.';
 comment on column relief.feature.scale is 'On what scale the profile compares: linear, log (for positive numbers that vary by factors), or chosen by the data.';
 comment on column relief.feature.transform is 'The scale in use: linear, or log, where x stands at asinh(x / unit). Set by the first refresh or training that sees a value.';

@@ -53,16 +53,15 @@ as $$
   from pg_proc as p
   where p.pronamespace = (select oid from pg_namespace where nspname = schema)
     and p.proname = case kind when 'score' then 'relief_score' when 'explain' then 'relief_explain' else relief._object_name(kind, d.name) end
-    and case kind
-          when 'score' then p.proargtypes = (select reltype::text::oidvector from pg_class where oid = d.relation)
-          when 'explain' then p.proargtypes = (select reltype::text::oidvector from pg_class where oid = d.relation)
-          when 'trigger' then p.pronargs = 0
-          when 'event' then p.pronargs = 0
-          when 'judgement' then p.pronargs = 5
-          when 'explanation' then p.pronargs = 4
-          when 'features' then p.proargnames = d.arguments::text[]
-          when 'categories' then p.proargnames = d.arguments::text[]
-          when 'guarded' then p.proargnames = d.arguments::text[]
+    and case
+          when relief._part_number(kind) is not null then
+            p.proargnames = (select q.arguments from relief._parts(d) as q where q.part = relief._part_number(kind))::text[]
+          when kind = 'score' then p.proargtypes = (select reltype::text::oidvector from pg_class where oid = d.relation)
+          when kind = 'explain' then p.proargtypes = (select reltype::text::oidvector from pg_class where oid = d.relation)
+          when kind = 'trigger' then p.pronargs = 0
+          when kind = 'event' then p.pronargs = 0
+          when kind = 'judgement' then p.pronargs = 5
+          when kind = 'explanation' then p.pronargs = 4
           else p.proargtypes = format('%s %s', 'double precision[]'::regtype::oid, 'text[]'::regtype::oid)::oidvector
         end
   order by p.proowner = (select relowner from pg_class where oid = d.relation) desc nulls last, p.oid
@@ -102,17 +101,6 @@ as $$
   select relief._row_function(relation, 'relief_score')
 $$;
 comment on function relief._score_function(regclass) is 'Returns the function relief_score of a relation''s row type, NULL where there is none.';
-
-create function relief._features_call(d relief.detector, row_name text)
-  returns text
-  language sql
-  stable
-  set search_path = pg_catalog, pg_temp
-as $$
-  select format('%s(%s)', relief._function_name(d, 'features'), string_agg(format('%s.%I', row_name, c.name), ', ' order by c.n))
-  from unnest(d.columns) with ordinality as c (name, n)
-$$;
-comment on function relief._features_call(relief.detector, text) is 'Returns the text of a call of the features function on a row''s columns.';
 
 create function relief._completed(d relief.detector, source text)
   returns text
@@ -194,18 +182,6 @@ as $$
 $$;
 comment on function relief._new_categories(relief.detector) is 'Returns the text of the categories of a trigger''s new row.';
 
-create function relief._guarded_call(d relief.detector, row_name text)
-  returns text
-  language sql
-  stable
-  set search_path = pg_catalog, pg_temp
-as $$
-  select format('%s(%s)', relief._function_name(d, 'guarded'), string_agg(format('%s.%I', row_name, c.name), ', ' order by c.n))
-  from unnest(d.columns) with ordinality as c (name, n)
-$$;
-comment on function relief._guarded_call(relief.detector, text) is
-  'Returns the text of a call that gives a row''s features, NULL where an expression fails.';
-
 create function relief._judgement_call(d relief.detector, row_name text, numbers text, categories text, in_full boolean)
   returns text
   language sql
@@ -246,37 +222,44 @@ create function relief._create_features(d relief.detector, features relief._feat
 as $$
 declare
   label constant text := relief._parallel_label(features);
-  numbers text;
-  categories text;
+  held record;
 begin
-  -- Among the numbers a category has its place, empty; among the categories there are only categories.
-  select string_agg('  ' || case f.kind when 'number' then f.value else 'null' end, E',\n' order by f.n),
-         string_agg('  ' || f.value, E',\n' order by f.n) filter (where f.kind = 'category')
-  into numbers, categories
-  from unnest(features) with ordinality as f (name, expression, kind, value, columns, parallel_safe, n);
-
-  perform relief._define_expressions(d, 'features', format(E'return array[\n%s\n]::pg_catalog.float8[]', numbers), label, name_path);
-  if categories is not null then
-    perform relief._define_expressions(d, 'categories', format(E'return array[\n%s\n]', categories), label, name_path);
-  end if;
-  perform relief._define_guarded(d);
+  for held in
+    -- Among the numbers a category has its place, empty; among the categories there are only categories.
+    select g.part,
+           string_agg('  ' || case f.kind when 'number' then f.value else 'null' end, E',\n' order by f.n) as numbers,
+           string_agg('  ' || f.value, E',\n' order by f.n) filter (where f.kind = 'category') as categories
+    from unnest(features) with ordinality as f (name, expression, kind, value, columns, parallel_safe, n)
+    join relief.feature as g on g.detector_id = d.id and g.position = f.n
+    group by g.part
+    order by g.part
+  loop
+    perform relief._define_expressions(d, relief._part_kind('features', held.part), format(E'return array[\n%s\n]::pg_catalog.float8[]', held.numbers),
+                                       label, name_path);
+    if held.categories is not null then
+      perform relief._define_expressions(d, relief._part_kind('categories', held.part), format(E'return array[\n%s\n]', held.categories), label, name_path);
+    end if;
+    perform relief._define_guarded(d, held.part);
+  end loop;
 end
 $$;
 comment on function relief._create_features(relief.detector, relief._feature[], text) is
   'Makes the functions that hold a detector''s expressions, which relief._check_feature has passed, and the one that guards them.';
 
-create function relief._argument_types(d relief.detector)
+create function relief._argument_types(d relief.detector, part integer)
   returns text
   language sql
   stable
   set search_path = pg_catalog, pg_temp
 as $$
-  select string_agg(format('%I %s', d.arguments[c.n], format_type(a.atttypid, -1)), ', ' order by c.n)
-  from unnest(d.columns) with ordinality as c (name, n)
+  select string_agg(format('%I %s', c.argument, format_type(a.atttypid, -1)), ', ' order by c.n)
+  from relief._parts(d) as p
+  cross join unnest(p.columns, p.arguments) with ordinality as c (name, argument, n)
   join pg_attribute as a on a.attrelid = d.relation and a.attname = c.name
+  where p.part = $2
 $$;
-comment on function relief._argument_types(relief.detector) is
-  'Returns the arguments of the functions that hold a detector''s expressions, as they are declared, by the types that the columns have now.';
+comment on function relief._argument_types(relief.detector, integer) is
+  'Returns the arguments of the functions that hold a part of a detector''s expressions, as they are declared, by the types that the columns have now.';
 
 create function relief._define_expressions(d relief.detector, kind text, body text, label text, name_path text)
   returns void
@@ -294,25 +277,31 @@ create function %s(%s)
   stable
   parallel %s
 %s$sql$,
-    relief._function_name(d, kind), relief._argument_types(d),
-    case kind when 'features' then 'pg_catalog.float8[]' else 'pg_catalog.text[]' end, label, body);
+    relief._function_name(d, kind), relief._argument_types(d, relief._part_number(kind)),
+    case when kind ~ '^features' then 'pg_catalog.float8[]' else 'pg_catalog.text[]' end, label, body);
   perform set_config('search_path', name_path, true);
   execute statement;
   perform pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
-  perform relief._adopt_function(d, relief._generated(d, kind), format('its %s, computed from the columns of a row.', kind));
+  perform relief._adopt_function(d, relief._generated(d, kind), format('its %s, computed from the columns of a row.', substring(kind from '[a-z]+')));
 end
 $$;
 comment on function relief._define_expressions(relief.detector, text, text, text, text) is
   'Makes the features or the categories function of a detector, of a parsed body whose names are looked up in name_path.';
 
-create function relief._define_guarded(d relief.detector)
+create function relief._define_guarded(d relief.detector, part integer)
   returns void
   language plpgsql
   set search_path = pg_catalog, pg_temp
 as $$
 declare
-  arguments constant text := (select string_agg('$' || n, ', ' order by n) from generate_series(1, cardinality(d.columns)) as n);
+  arguments text;
+  has_categories boolean;
 begin
+  select string_agg('$' || n, ', ' order by n), p.has_categories into strict arguments, has_categories
+  from relief._parts(d) as p
+  cross join generate_series(1, cardinality(p.columns)) as n
+  where p.part = $2
+  group by p.has_categories;
   execute format($sql$
 create function %s(%s)
   returns pg_catalog.float8[]
@@ -327,13 +316,14 @@ exception when others then
 end
 $body$
 $sql$,
-    relief._function_name(d, 'guarded'), relief._argument_types(d),
-    case when relief._has_categories(d) then format(E'\n  perform %s(%s);', relief._function_name(d, 'categories'), arguments) else '' end,
-    relief._function_name(d, 'features'), arguments);
-  perform relief._adopt_function(d, relief._generated(d, 'guarded'), 'its features, NULL where an expression fails.');
+    relief._function_name(d, relief._part_kind('guarded', part)), relief._argument_types(d, part),
+    case when has_categories then format(E'\n  perform %s(%s);', relief._function_name(d, relief._part_kind('categories', part)), arguments) else '' end,
+    relief._function_name(d, relief._part_kind('features', part)), arguments);
+  perform relief._adopt_function(d, relief._generated(d, relief._part_kind('guarded', part)), 'its features, NULL where an expression fails.');
 end
 $$;
-comment on function relief._define_guarded(relief.detector) is 'Makes the function that gives a detector''s features where none of its expressions fails.';
+comment on function relief._define_guarded(relief.detector, integer) is
+  'Makes the function that gives a part of a detector''s features where none of its expressions fails.';
 
 create function relief._parallel_label(features relief._feature[])
   returns text
@@ -514,8 +504,8 @@ declare
   missing text;
 begin
   select relief._function_name(d, kind) into missing
-  from unnest('{features, categories, guarded, verdict, contributions, judgement, explanation}'::text[]) as kind
-  where relief._generated(d, kind) is null and (kind <> 'categories' or relief._has_categories(d));
+  from unnest(relief._kinds(d)) as kind
+  where kind not in ('trigger', 'event', 'score', 'explain') and relief._generated(d, kind) is null;
   if found then
     raise exception 'function % of detector "%" does not exist any more', missing, d.name
       using errcode = 'undefined_function',

@@ -26,6 +26,7 @@ as $$
 declare
   checked relief._feature[];
   attributes smallint[];
+  parts integer[];
   d relief.detector;
 begin
   perform relief._require_detector_options(name, relation, features, contamination, threshold, time_column, on_error);
@@ -38,10 +39,11 @@ begin
   checked := array(select relief._check_feature(relation, f.feature, name_path) from unnest(features) with ordinality as f (feature, n) order by f.n);
   perform relief._require_distinct_names(checked, relation);
   attributes := array(select distinct a from unnest(checked) as f, unnest(f.columns) as a order by a);
-  if cardinality(attributes) not between 1 and 100 then
-    raise exception 'the features of detector "%" read % columns of table %, not 1 to 100', name, cardinality(attributes), relation
-      using errcode = 'too_many_arguments', hint = 'Spread the columns over several detectors.';
+  if attributes = '{}' then
+    raise exception 'the features of detector "%" read no column of table %', name, relation
+      using errcode = 'invalid_parameter_value', hint = format('The columns are: %s.', relief._column_list(relation));
   end if;
+  parts := relief._parts_of(checked, relation);
 
   insert into relief.detector (name, relation, schema_name, table_name, columns, arguments, time_column, time_zone, entity, season, contamination,
                                threshold, on_error, verdict, deviation_threshold, min_history, profile_window, refresh_lag, score_function)
@@ -59,10 +61,10 @@ begin
       using errcode = 'duplicate_object', hint = format('Choose another name, or first: select relief.drop_detector(%L);', name);
   end if;
   perform relief._note_attributes(name);
-  insert into relief.feature (detector_id, position, name, expression, columns, kind, scale, transform, unit, origin, bin_width)
+  insert into relief.feature (detector_id, position, name, expression, columns, part, kind, scale, transform, unit, origin, bin_width)
   select d.id, f.n, f.name, f.expression,
          array(select attname from pg_attribute where attrelid = relation and attnum = any (f.columns) order by attnum),
-         f.kind, coalesce(scale[f.n], 'auto'), c.transform, c.unit, c.origin, c.bin_width
+         parts[f.n], f.kind, coalesce(scale[f.n], 'auto'), c.transform, c.unit, c.origin, c.bin_width
   from unnest(checked) with ordinality as f (name, expression, kind, value, columns, parallel_safe, n)
   -- There is no scale to choose for a category.
   left join (values ('category', 'linear', 1, 0, 1)) as c (kind, transform, unit, origin, bin_width) on c.kind = f.kind;
@@ -440,9 +442,9 @@ begin
   for generated in
     select made
     from unnest(array[d.schema_name, relief._schema_of(d.relation)]) as place,
-         unnest('{explain, score, trigger, event, verdict, judgement, explanation, contributions, guarded, categories, features}'::text[]) as kind,
+         unnest(relief._kinds(d)) as kind,
          relief._generated_in(place, d, kind) as made
-    where made is not null and (kind not in ('explain', 'score') or d.score_function)
+    where made is not null
     group by made
     order by made::oid desc
   loop

@@ -42,11 +42,12 @@ create function relief._retyped(d relief.detector)
   stable
   set search_path = pg_catalog, pg_temp
 as $$
-  select c.name, a.atttypid, p.proargtypes[(c.n - 1)::integer]
-  from pg_proc as p
-  cross join unnest(d.columns) with ordinality as c (name, n)
+  select distinct c.name, a.atttypid, p.proargtypes[(c.n - 1)::integer]
+  from relief._parts(d) as q
+  join pg_proc as p on p.oid = relief._generated(d, relief._part_kind('features', q.part))
+  cross join unnest(q.columns) with ordinality as c (name, n)
   join pg_attribute as a on a.attrelid = d.relation and a.attname = relief._column_now(d, c.name) and not a.attisdropped
-  where p.oid = relief._generated(d, 'features') and a.atttypid <> p.proargtypes[(c.n - 1)::integer]
+  where a.atttypid <> p.proargtypes[(c.n - 1)::integer]
 $$;
 comment on function relief._retyped(relief.detector) is 'Returns the columns that a detector reads whose types have changed since its features function was made.';
 
@@ -108,8 +109,12 @@ create function relief._kinds(d relief.detector)
   stable
   set search_path = pg_catalog, pg_temp
 as $$
-  select '{features, guarded, verdict, contributions, judgement, explanation, trigger, event}'::text[]
-         || case when relief._has_categories(d) then '{categories}'::text[] else '{}' end
+  select array(select relief._part_kind(kind, p.part)
+               from relief._parts(d) as p
+               cross join unnest('{features, categories, guarded}'::text[]) with ordinality as k (kind, n)
+               where kind <> 'categories' or p.has_categories
+               order by p.part, n)
+         || '{verdict, contributions, judgement, explanation, trigger, event}'::text[]
          || case when d.score_function then '{score, explain}'::text[] else '{}' end
 $$;
 comment on function relief._kinds(relief.detector) is 'Returns the kinds of functions that a detector has, as far as it is attached.';
@@ -149,7 +154,7 @@ begin
   end if;
   return query
     select format('function %s is gone; %s', relief._function_name(d, kind),
-                  case when kind in ('features', 'categories') then relief._creation(d) else format('select relief.regenerate(%L);', d.name) end)
+                  case when kind ~ '^(features|categories)' then relief._creation(d) else format('select relief.regenerate(%L);', d.name) end)
     from unnest(relief._kinds(d)) with ordinality as k (kind, n)
     where kind not in ('trigger', 'event', 'score', 'explain') and relief._generated(d, kind) is null
     order by n;

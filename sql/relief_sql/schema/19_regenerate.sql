@@ -70,7 +70,7 @@ create function relief._rebuild_features(d relief.detector)
   set search_path = pg_catalog, pg_temp
 as $$
 declare
-  kinds constant text[] := case when relief._has_categories(d) then '{features, categories}' else '{features}' end;
+  kinds constant text[] := array(select k from unnest(relief._kinds(d)) as k where k ~ '^(features|categories)');
   bodies constant text[] := array(select pg_get_function_sqlbody(relief._generated(d, k)) from unnest(kinds) with ordinality as u (k, n) order by n);
   label constant text := (select case proparallel when 's' then 'safe' else 'unsafe' end from pg_proc where oid = relief._generated(d, 'features'));
   missing constant integer := array_position(bodies, null);
@@ -80,13 +80,15 @@ begin
     raise exception 'function % of detector "%", which holds its expressions, is gone', relief._function_name(d, kinds[missing]), d.name
       using errcode = 'undefined_function', hint = format('Make the detector again: %s', relief._creation(d));
   end if;
-  for old in select relief._generated(d, k) from unnest(kinds || 'guarded'::text) as k where relief._generated(d, k) is not null loop
+  for old in
+    select relief._generated(d, k) from unnest(relief._kinds(d)) as k where relief._part_number(k) is not null and relief._generated(d, k) is not null
+  loop
     execute format('drop function %s', old);
   end loop;
   begin
     -- The bodies are PostgreSQL's own text of what was parsed once. Nothing of them is computed here.
     perform relief._define_expressions(d, u.kind, u.body, label, 'pg_catalog, pg_temp') from unnest(kinds, bodies) as u (kind, body);
-    perform relief._define_guarded(d);
+    perform relief._define_guarded(d, p.part) from relief._parts(d) as p;
   exception when undefined_function or datatype_mismatch or cannot_coerce or indeterminate_datatype or ambiguous_function then
     raise exception 'the features of detector "%" can''t be computed from the types of the columns of table %: %', d.name, d.relation, sqlerrm
       using errcode = 'datatype_mismatch', hint = format('Make the detector again: %s', relief._creation(d));
@@ -131,7 +133,7 @@ declare
 begin
   d := relief._follow_table(d);
   perform relief._require_own_functions(d);
-  if exists (select from unnest(relief._kinds(d)) as kind where kind in ('features', 'categories', 'guarded') and relief._generated(d, kind) is null)
+  if exists (select from unnest(relief._kinds(d)) as kind where relief._part_number(kind) is not null and relief._generated(d, kind) is null)
      or exists (select from relief._retyped(d)) then
     perform relief._rebuild_features(d);
   end if;

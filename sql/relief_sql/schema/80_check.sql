@@ -40,9 +40,9 @@ begin
     select format('function %s belongs to %I, not to the table''s owner; alter function %s owner to %I;',
                   p.oid::regprocedure, pg_get_userbyid(p.proowner), p.oid::regprocedure, pg_get_userbyid(owner))
     from pg_proc as p
-    where p.oid in (relief._generated(d, 'features'), relief._generated(d, 'guarded'), relief._generated(d, 'verdict'),
-                    relief._generated(d, 'contributions'), relief._generated(d, 'judgement'), relief._generated(d, 'explanation'),
-                    relief._trigger_function(d), relief._event_function(d))
+    where p.oid in (select relief._generated(d, kind) from unnest(relief._kinds(d)) as kind where kind not in ('trigger', 'event', 'score', 'explain')
+                    union all
+                    select unnest(array[relief._trigger_function(d), relief._event_function(d)]))
       and p.proowner <> owner;
   return query
     select format('row-level security is forced on the owner of table %s: training, histories and backfill know only the rows that its '
