@@ -86,10 +86,12 @@ class Feature:
 class History:
     """What a feature is compared with: figures of one level, on the feature's scale."""
 
+    __slots__ = ("ending", "expected", "level", "mean", "median", "rows", "shown", "spread", "stddev")
+
     def __init__(
-        self, feature: Feature, level: int, rows: int, mean: float, median: float, stddev: float, spread: float
+        self, feature: Feature, level: str, rows: float, mean: float, median: float, stddev: float, spread: float
     ) -> None:
-        self.level = LEVELS[level]
+        self.level = level
         self.rows = rows
         self.mean = mean
         self.median = median
@@ -97,8 +99,8 @@ class History:
         self.spread = spread
         self.expected = feature.unscaled(mean)
         # To six significant digits: more would pretend.
-        self.shown = float(f"{self.expected:.6g}") if isfinite(self.expected) else None
-        self.ending = f', "expected": {_json(self.shown)}, "level": "{self.level}"}}'
+        self.shown = f"{self.expected:.6g}" if isfinite(self.expected) else "null"
+        self.ending = f', "expected": {self.shown}, "level": "{level}"}}'
 
 
 class Rule:
@@ -131,22 +133,21 @@ class Rule:
 
     def histories(self, levels: Sequence[float | None] | None) -> list[History | None]:
         """Return of each feature the history to compare with; ``None`` where no level has enough."""
-        return self._choose([*levels, *self._everywhere]) if levels else self._histories_everywhere
+        return self._choose(levels, self._everywhere) if levels else self._histories_everywhere
 
-    def _choose(self, levels: Sequence[float | None]) -> list[History | None]:
+    def _choose(self, *groups: Sequence[float | None]) -> list[History | None]:
         count = len(self.features)
         width = 1 + FIGURES * count
-        chosen: list[History | None] = []
-        for position, feature in enumerate(self.features):
-            history = None
+        chosen: list[History | None] = [None] * count
+        for levels in groups:
             for start in range(0, len(levels), width):
-                rows, mean, stddev, median, spread, floor = levels[start + 1 + position : start + width : count]
-                if rows is not None and rows >= self.min_history and mean is not None and median is not None:
-                    floor = floor or 0.0
-                    spreads = max(stddev or 0.0, floor), max(spread or 0.0, floor)
-                    history = History(feature, int(levels[start] or 0), int(rows), mean, median, *spreads)
-                    break
-            chosen.append(history)
+                name = LEVELS[int(levels[start] or 0)]
+                figures = [levels[at : at + count] for at in range(start + 1, start + width, count)]
+                for position, (rows, *history) in enumerate(zip(*figures)):
+                    if chosen[position] is None and rows is not None and rows >= self.min_history:
+                        chosen[position] = _history(self.features[position], name, rows, *history)
+                if None not in chosen:
+                    return chosen
         return chosen
 
     def compare(self, numbers: Sequence[float | None], histories: Sequence[History | None]) -> list[Comparison | None]:
@@ -233,6 +234,25 @@ class Rule:
         compared = self.compare(numbers, self.histories(levels))
         far = max([agreement(comparison) for comparison in compared if comparison is not None], default=None)
         return None if far is None else round(far, DECIMALS)
+
+
+def _history(
+    feature: Feature,
+    level: str,
+    rows: float,
+    mean: float | None,
+    stddev: float | None,
+    median: float | None,
+    spread: float | None,
+    floor: float | None,
+) -> History | None:
+    if mean is None or median is None:
+        return None
+    stddev, spread = stddev or 0.0, spread or 0.0
+    if floor is not None:
+        stddev = stddev if stddev > floor else floor
+        spread = spread if spread > floor else floor
+    return History(feature, level, rows, mean, median, stddev, spread)
 
 
 def agreement(comparison: Comparison) -> float:

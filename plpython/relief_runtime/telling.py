@@ -60,7 +60,7 @@ def tell(
             {
                 "feature": feature.name,
                 "value": value if value is not None and isfinite(value) else None,
-                "expected": None if history is None or comparison is None else history.shown,
+                "expected": None if history is None or comparison is None else parse_json(history.shown, float),
                 "z": z,
                 "robust": robust,
                 "level": None if history is None or comparison is None else history.level,
@@ -104,8 +104,7 @@ def _departure(
     }[history.level]
     size = "over a million" if abs(z) >= FARTHEST else f"{abs(z):.3g}"
     how = f"{size} deviations {'above' if z > 0 else 'below'}" if z else "at"
-    expected = history.expected if history.shown is None else history.shown
-    return f"{name} {value:.6g} is {how} the mean {expected:.4g} of {where} (n={history.rows:,})"
+    return f"{name} {value:.6g} is {how} the mean {history.expected:.4g} of {where} (n={history.rows:,.0f})"
 
 
 def _entity_name(rule: Rule, entity: str | None) -> str:

@@ -423,8 +423,7 @@ as $$
     'deviation_threshold', d.deviation_threshold,
     'min_history', d.min_history,
     'history', (
-      select jsonb_build_array(0) || to_jsonb(p.count) || to_jsonb(p.mean) || to_jsonb(p.stddev) || to_jsonb(p.median)
-             || to_jsonb(p.spread) || to_jsonb(p.spread_floor)
+      select to_jsonb(p.figures)
       from relief.profile as p
       where p.detector_id = d.id and p.entity = '' and p.season = -1),
     'ordinary_scores', m.document::jsonb #> '{ordinary,scores}',

@@ -43,6 +43,9 @@ create table relief.profile (
   minimum      double precision[] not null,
   maximum      double precision[] not null,
   null_rate    double precision[] not null,
+  figures      double precision[] not null generated always as (
+    (case when entity <> '' then 2 else 0 end + case when season >= 0 then 1 else 0 end)::double precision
+    || count || mean || stddev || median || spread || spread_floor) stored,
   refreshed_at timestamptz not null default pg_catalog.now(),
   primary key (detector_id, entity, season)
 );
@@ -52,6 +55,7 @@ comment on column relief.profile.season is 'See relief.bucket.';
 comment on column relief.profile.complete is 'Whether every feature has min_history values, so that no coarser level needs to be read.';
 comment on column relief.profile.count is 'Values: neither NULL, NaN nor infinite.';
 comment on column relief.profile.spread is '1.4826 times the median absolute deviation, which for a normal distribution is the standard deviation.';
+comment on column relief.profile.figures is 'What the runtime compares with: the level''s number, then six figures of all features.';
 comment on column relief.profile.spread_floor is 'A tenth of the global spread: no history is taken for more constant than that.';
 comment on column relief.profile.minimum is 'In the feature''s own unit, as maximum is.';
 
@@ -226,24 +230,24 @@ create function relief._levels(detector integer, entity text, season smallint)
   set search_path = pg_catalog, pg_temp
 as $$
 declare
-  result double precision[] := '{}';
-  level integer;
-  p record;
+  finest double precision[];
+  enough boolean;
+  coarser double precision[];
 begin
-  foreach level in array '{3, 2, 1}'::integer[] loop
-    -- 3: entity and season, 2: entity, 1: season of a detector without entities; 0, all rows, comes with the rule
-    continue when level >= 2 and entity = '' or level % 2 = 1 and season < 0 or level = 1 and entity <> '';
-    select q.complete, q.count || q.mean || q.stddev || q.median || q.spread || q.spread_floor as figures into p
-    from relief.profile as q
-    where q.detector_id = detector
-      and q.entity = case when level >= 2 then $2 else '' end
-      and q.season = case when level % 2 = 1 then $3 else -1::smallint end;
-    if found then
-      result := result || (level::double precision || p.figures);
-      exit when p.complete;
-    end if;
-  end loop;
-  return result;
+  -- The key of the finest level is the row's own: an entity or a season that the detector hasn't is empty, or -1.
+  if entity = '' and season < 0 then
+    return null;
+  end if;
+  select p.figures, p.complete into finest, enough
+  from relief.profile as p
+  where p.detector_id = detector and p.entity = $2 and p.season = $3;
+  if entity <> '' and season >= 0 and enough is not true then
+    select p.figures into coarser
+    from relief.profile as p
+    where p.detector_id = detector and p.entity = $2 and p.season = -1::smallint;
+    return finest || coarser;
+  end if;
+  return finest;
 end
 $$;
 comment on function relief._levels(integer, text, smallint) is
