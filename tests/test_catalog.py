@@ -84,6 +84,7 @@ PUBLIC = {
     "relief._levels(integer,text,smallint)",
     # A pure function, where a feature is numeric.
     "relief._float8(numeric)",
+    "relief._float8(double precision)",
     "relief._no_model(text)",
 }
 

@@ -8,6 +8,10 @@ from helpers.forests import add_model, stump, told
 from helpers.shop import COMPANIONS, FEATURES, make_orders
 from psycopg import Connection
 
+from relief_trainer.connection import connect
+from relief_trainer.train import Settings
+from relief_trainer.train import train as train_forest
+
 ANOMALY = (0.5, True, {"a": told(-1.0), "log_b": told(0.0)}, 1)
 CHECK = "select result from relief.check() where \"check\" = 'detector orders'"
 STATE = "select state, problems from relief.status"
@@ -79,6 +83,39 @@ def test_used_column_is_renamed_or_retyped(
     query(attached, "call relief.backfill('orders')")
     query(attached, "select relief.refresh_profile('orders')")
     assert value(attached, "select count(*) from shop.orders where relief_model_version is null") == 0
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "alter column price type float8",
+        "alter column price type integer",
+        "alter column sold type integer using sold::integer",
+        "alter column maker type varchar(9)",
+        "alter column maker type shop.kind using maker::shop.kind",
+        'rename column maker to "the Maker"',
+    ],
+)
+def test_features_of_other_types_and_categories_follow_too(database: Database, change: str) -> None:
+    database.query(
+        "create schema shop; create type shop.kind as enum ('x', 'y', 'z');"
+        "create table shop.item (id integer primary key, price numeric(10, 2), sold boolean, maker text);"
+        "insert into shop.item select n, n, n % 3 = 0, (array['x', 'y', 'y'])[1 + n % 3] "
+        "from generate_series(1, 300) as n"
+    )
+    database.query("select relief.create_detector('item', 'shop.item', '{price, sold, maker}')")
+    with connect(database.dsn()) as connection:
+        train_forest(connection, "item", Settings(trees=10), promote=True)
+    database.query("select relief.attach('item')")
+    scores = database.query("select shop.relief_score(o) from shop.item as o order by id")
+    database.query(f"alter table shop.item {change}")
+    found = database.value("select problems from relief.status")
+    assert found.endswith(" select relief.regenerate('item');")
+    database.query(_advice(found))
+    assert set(database.query("select result from relief.check()")) == {"ok"}
+    assert database.query("select shop.relief_score(o) from shop.item as o order by id") == scores
+    database.query("call relief.backfill('item')")
+    assert database.query("select relief_anomaly_score from shop.item order by id") == scores
 
 
 def test_view_on_scores_outlives_what_mends_a_renamed_column(attached: Connection) -> None:

@@ -31,6 +31,15 @@ end;
 comment on function relief._float8(numeric) is
   'Returns a numeric as a double, where the cast would fail: beyond the largest double as infinity, too small for one as 0.';
 
+create function relief._float8(value double precision)
+  returns double precision
+  language sql
+  immutable
+  parallel safe
+return value;
+comment on function relief._float8(double precision) is
+  'Returns the number: what was written for a numeric goes on when its column is given another type.';
+
 create function relief._is_category(value_type oid)
   returns boolean
   language sql

@@ -62,6 +62,7 @@ grant execute on function
   relief._score(text, text, double precision[], text[]),
   relief._document(text),
   relief._float8(numeric),
+  relief._float8(double precision),
   relief._forest(text),
   relief._no_model(text)
   to public;
