@@ -59,9 +59,9 @@ select pg_catalog.setseed({fraction});
 -- name: sample
 create temporary table relief_sample on commit drop as
 select {features} as numbers, {categories} as categories, {entity} as entity, {season} as season
-from {relation} as o {tablesample}
-where {condition}
-order by pg_catalog.random()
+-- Drawn within, as a foreign data wrapper might send the order to a server that has another random(), or none.
+from (select o.*, pg_catalog.random() as relief_draw from {relation} as o {tablesample} where {condition}) as o
+order by o.relief_draw
 limit {rows};
 
 -- name: empty_sample
@@ -179,4 +179,7 @@ order by b.attnum;
 select {columns} from {relation} as o;
 
 -- name: source_sample
-select {columns} from {relation} as o {tablesample} order by pg_catalog.random() limit {rows};
+select {columns}
+from (select o.*, pg_catalog.random() as relief_draw from {relation} as o {tablesample}) as o
+order by o.relief_draw
+limit {rows};

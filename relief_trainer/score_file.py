@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
@@ -75,6 +76,9 @@ class ScoreFile:
         except OSError as error:
             raise self._cannot_write(error) from None
         finally:
+            if failed is not None:
+                with contextlib.suppress(OSError):
+                    self._format.close()
             self._file.close()
             self._partial.unlink(missing_ok=True)
 
