@@ -39,6 +39,7 @@ from relief_trainer.options import print_json, split_columns, with_dsn, with_jso
 @click.option(
     "--features", callback=split_columns, metavar="COLUMNS", help="With --source and --out: needs no database."
 )
+@click.option("--categories", callback=split_columns, metavar="COLUMNS", help="Those of --features that hold texts.")
 @click.option("--out", metavar="FILE", help="With --source and --features: write the model to this file.")
 def train(
     name: str,
@@ -56,6 +57,7 @@ def train(
     since: str | None,
     uri: str | None,
     features: list[str] | None,
+    categories: list[str] | None,
     out: str | None,
 ) -> None:
     """Fit a forest on a sample of the detector's table and store it as the next version.
@@ -76,7 +78,7 @@ def train(
     from relief_trainer.connection import connect
     from relief_trainer.progress import Progress
     from relief_trainer.sample import Request
-    from relief_trainer.source_training import train_document
+    from relief_trainer.source_training import column_features, train_document
     from relief_trainer.sources import open_source
     from relief_trainer.train import Settings
     from relief_trainer.train import train as run
@@ -90,6 +92,8 @@ def train(
         jobs=jobs,
         request=Request(rows=sample_rows, where=where, since=since, seed=seed),
     )
+    if categories is not None and features is None:
+        raise ReliefError("--categories are some of --features", "A detector knows its own: relief.create_detector.")
     if uri is None:
         _refuse_without_source(name, features, out)
     else:
@@ -97,7 +101,9 @@ def train(
     with contextlib.ExitStack() as held, Progress.shown(total=(6 if out is None else 4) + promote) as progress:
         source = held.enter_context(open_source(uri)) if uri is not None else None
         if source is not None and features is not None and out is not None:
-            document, trained = train_document(source, name, features, settings, progress)
+            document, trained = train_document(
+                source, name, column_features(features, categories or []), settings, progress
+            )
             archive.write_file(out, Stored(name, 0, document, checksum(document)))
         else:
             connection = held.enter_context(connect(dsn))

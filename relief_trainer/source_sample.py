@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,15 +23,26 @@ Floats = npt.NDArray[np.float64]
 def draw_from(connection: Connection, detector: Detector, source: Source, request: Request) -> Sample:
     """Draw a sample of a source's rows, whose columns of the features' names hold the features' values."""
     drawn, categories, total = draw_columns(source, detector.features, request)
-    rarities = rarity.fit(detector.features, drawn, categories)
-    encoders = {name: found.encoder() for name, found in rarities.items()}
     connection.execute(query("empty_sample"))
     with connection.cursor() as cursor, cursor.copy(query("load_sample")) as copy:
         for row in drawn.tolist():
             copy.write_row([row])
+    return encoded_sample(detector.features, drawn, categories, total, profile_of(connection, detector, drawn))
+
+
+def encoded_sample(
+    features: Sequence[Feature],
+    drawn: Floats,
+    categories: list[list[str | None]],
+    total: int,
+    profile: dict[str, dict[str, Any]],
+) -> Sample:
+    """Return a sample of what `draw_columns` has drawn, given the profile of its numbers."""
+    rarities = rarity.fit(features, drawn, categories)
+    encoders = {name: found.encoder() for name, found in rarities.items()}
     return Sample(
-        rows=rarity.encoded(encoders, detector.features, drawn, categories),
-        profile=profile_of(connection, detector, drawn) | {name: found.profile() for name, found in rarities.items()},
+        rows=rarity.encoded(encoders, features, drawn, categories),
+        profile=profile | {name: found.profile() for name, found in rarities.items()},
         failed=0,
         table_rows=total,
         percent=100.0 * len(drawn) / max(1, total),

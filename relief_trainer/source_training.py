@@ -23,7 +23,7 @@ CONTAMINATION = 0.01
 
 
 def train_document(
-    source: Source, name: str, columns: Sequence[str], settings: Settings, progress: Progress | None = None
+    source: Source, name: str, features: Sequence[Feature], settings: Settings, progress: Progress | None = None
 ) -> tuple[str, Trained]:
     """Return the text of a model document trained on columns of a source, and what came out of it, with version 0.
 
@@ -34,14 +34,12 @@ def train_document(
         scores differ from scikit-learn's.
     """
     progress = progress or Progress.silent()
-    features = [Feature(column, '"' + column.replace('"', '""') + '"') for column in columns]
-    _refuse_unusable(columns)
     with progress.step(f"drawing about {settings.request.rows:,} rows of {source.name}"):
-        drawn, _, total = source_sample.draw_columns(source, features, settings.request)
-    taken = sample.Sample(drawn, _profile(columns, drawn), 0, total, 100.0 * len(drawn) / total)
-    rows, notes = train.usable_rows(name, features, taken, source.name)
+        numbers, categories, total = source_sample.draw_columns(source, features, settings.request)
+        drawn = source_sample.encoded_sample(features, numbers, categories, total, _profile(features, numbers))
+    rows, notes = train.usable_rows(name, features, drawn, source.name)
     with progress.step(f"growing {settings.trees} trees"):
-        forest = train.fit(rows, list(columns), settings)
+        forest = train.fit(rows, [feature.name for feature in features], settings)
     with progress.step("finding the threshold"):
         share = CONTAMINATION if settings.contamination is None else settings.contamination
         threshold = train.threshold_of_share(forest, rows, share)
@@ -49,25 +47,46 @@ def train_document(
         forest,
         features,
         threshold,
-        taken.profile,
+        drawn.profile,
         document.Ordinary(parity.scikit_scores(forest, rows), np.array([])),
-        _origin(source, name) | train.provenance(settings, taken, len(rows)),
+        _origin(source, name) | train.provenance(settings, drawn, len(rows)),
+        drawn.encoders,
     )
     with progress.step("comparing with scikit-learn"):
-        parity.check(forest, content, rows[:CHECKED_ROWS])
+        parity.check(forest, content, drawn.rows[:CHECKED_ROWS], drawn.categories[:CHECKED_ROWS])
     told = Trained(name, 0, False, threshold.value, threshold.origin, len(rows), 0, total, notes)
     return document.serialize(content), told
 
 
-def _refuse_unusable(columns: Sequence[str]) -> None:
+def column_features(columns: Sequence[str], categories: Sequence[str] = ()) -> list[Feature]:
+    """Return features that are columns: numbers, and the categories named.
+
+    Raises
+    ------
+    ReliefError
+        If a column is named twice, or a category isn't among the columns.
+    """
     twice = next((column for column in columns if columns.count(column) > 1), None)
     if twice is not None:
         raise ReliefError(f'feature "{twice}" is given twice', "Give each column once: --features a,b,c")
+    other = next((category for category in categories if category not in columns), None)
+    if other is not None:
+        raise ReliefError(
+            f'category "{other}" is not one of the features', f"Add it: --features {','.join([*columns, other])}"
+        )
+    return [
+        Feature(column, '"' + column.replace('"', '""') + '"', "category" if column in categories else "number")
+        for column in columns
+    ]
 
 
-def _profile(columns: Sequence[str], rows: Floats) -> dict[str, dict[str, Any]]:
-    """Return each column's statistics, as the trainer's query "profile" makes them, on a linear scale."""
-    return {column: _statistics(values) for column, values in zip(columns, rows.T, strict=True)}
+def _profile(features: Sequence[Feature], rows: Floats) -> dict[str, dict[str, Any]]:
+    """Return each number's statistics, as the trainer's query "profile" makes them, on a linear scale."""
+    return {
+        feature.name: _statistics(values)
+        for feature, values in zip(features, rows.T, strict=True)
+        if feature.kind == "number"
+    }
 
 
 def _statistics(values: Floats) -> dict[str, Any]:

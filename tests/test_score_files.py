@@ -153,8 +153,8 @@ PEAK = """
 import pathlib, sys
 from relief_trainer.cli import main
 source, model, out = sys.argv[1:]
-train = ["train", "x", "--source", source, "--features", "a,b,c", "--trees", "5", "--out", model, "--sample-rows", "1000"]
-main(train, standalone_mode=False)
+small = ["--features", "a,b,c", "--trees", "5", "--sample-rows", "1000"]
+main(["train", "x", "--source", source, *small, "--out", model], standalone_mode=False)
 main(["score", "--source", source, "--model", model, "--out", out, "--batch-rows", "1000"], standalone_mode=False)
 # Unlike ru_maxrss, this knows nothing of the process that this one was forked from.
 status = pathlib.Path("/proc/self/status").read_text()

@@ -180,7 +180,7 @@ def test_a_row_that_cannot_be_scored_ends_the_command_and_leaves_no_file(places:
     out.write_text("what was there")
     uri = places.fill("stream")
     assert CliRunner().invoke(main, ["train", "x", "--source", uri, *TRAIN, model]).exit_code == 0
-    damaged = places.fill("stream", [*ROWS, (301, "many", 1, 1, "x")])
+    damaged = places.fill("stream", [*ROWS, (301, "many", 1, 1, "x", "x")])
     told, _ = refusal("score", "--source", damaged, "--model", model, "--out", str(out), "--batch-rows", "50")
     assert told == f'column "a" of {damaged_name(damaged)} holds "many", which is not a number'
     assert [path.name for path in out.parent.iterdir()] == ["scores.csv"]
@@ -213,6 +213,12 @@ def damaged_name(uri: str) -> str:
             "--promote is for a model in the database",
             "First: relief import x.json",
         ),
+        (["--categories", "a"], "--categories are some of --features", "A detector knows its own"),
+        (
+            ["--source", "{csv}", "--features", "a", "--categories", "land", "--out", "x.json"],
+            'category "land" is not one of the features',
+            "Add it: --features a,land",
+        ),
         (["--source", "{csv}", "--features", "a,a", "--out", "x.json"], 'feature "a" is given twice', "Give each"),
         (
             ["--source", "{csv}", "--features", "a", "--out", "/nowhere/x.json"],
@@ -235,7 +241,7 @@ def test_options_that_contradict_each_other_are_refused(
     [
         (["--out", "{folder}/x.xlsx"], "cannot tell the format of ", "Let it end in .csv, .jsonl, .parquet."),
         (["--out", "/nowhere/x.csv"], "cannot write /nowhere/x.csv: No such file or directory", "Give --out another"),
-        (["--out", "{folder}/x.csv", "--keep", "amount"], "file ", "The columns are: id, a, b, c, note."),
+        (["--out", "{folder}/x.csv", "--keep", "amount"], "file ", "The columns are: id, a, b, c, note, land."),
         (
             ["--out", "{folder}/x.csv", "--keep", "id,id"],
             'column "id" would be written twice',

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 from helpers.database import Database
-from helpers.sources import FEATURES, IDENTITY, KINDS, ROWS, Places
+from helpers.sources import CREATE, FEATURES, IDENTITY, KINDS, ROWS, Places
 
 from relief_trainer.cli import main
 from relief_trainer.sources import open_source
@@ -22,14 +22,12 @@ def places(tmp_path: Path, request: pytest.FixtureRequest) -> Places:
 
 @pytest.fixture
 def shop(database: Database) -> Iterator[Database]:
-    """Return a database with the orders in shop.orders, and the detector "orders" on its numbers."""
+    """Return a database with the orders in shop.orders, and the detector "orders" on its numbers and a category."""
     database.query("create schema shop")
-    database.query(
-        "create table shop.orders (id integer primary key, a float8, b bigint, c numeric(15,3), note varchar(50))"
-    )
+    database.query(CREATE.format(table="shop.orders"))
     with database.superuser.cursor() as cursor:
-        cursor.executemany("insert into shop.orders values (%s, %s, %s, %s, %s)", ROWS)
-    database.query("select relief.create_detector('orders', 'shop.orders', array['a', 'b', 'c'], 0.05)")
+        cursor.executemany("insert into shop.orders values (%s, %s, %s, %s, %s, %s)", ROWS)
+    database.query("select relief.create_detector('orders', 'shop.orders', %s, 0.05)", list(FEATURES))
     return database
 
 
@@ -84,7 +82,18 @@ def test_a_model_trained_without_a_database_is_the_one_that_is_imported(
     model, out = str(tmp_path / "orders.json"), tmp_path / "scores.jsonl"
     uri = places.fill(kind)
     told = succeeds(
-        "train", "orders", "--source", uri, "--features", "a,b,c", "--contamination", "0.05", "--out", model
+        "train",
+        "orders",
+        "--source",
+        uri,
+        "--features",
+        "a,b,c,land",
+        "--categories",
+        "land",
+        "--contamination",
+        "0.05",
+        "--out",
+        model,
     )
     assert f"store it: relief import {model}" in told
     succeeds("score", "--source", uri, "--model", model, "--out", str(out))
@@ -134,7 +143,7 @@ def test_provenance_tells_the_source_and_no_secret(shop: Database, places: Place
     stored = shop.value("select document from relief.model")
     assert json.loads(stored)["provenance"]["source"] == "table orders of mysql://localhost/shop"
     model = tmp_path / "orders.json"
-    succeeds("train", "orders", "--source", uri, "--features", ",".join(FEATURES), "--trees", "5", "--out", str(model))
+    succeeds("train", "orders", "--source", uri, "--features", "a,b", "--trees", "5", "--out", str(model))
     password = uri.split(":")[2].split("@")[0]
     assert password not in stored + model.read_text()
 

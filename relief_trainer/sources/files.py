@@ -10,7 +10,7 @@ from urllib.parse import unquote, urlsplit
 
 import pyarrow as pa
 import pyarrow.dataset as ds
-from pyarrow import types
+from pyarrow import csv, types
 
 from relief_trainer.errors import ReliefError
 from relief_trainer.sources import uris
@@ -27,6 +27,11 @@ FORMATS = {
     ".ndjson": "json",
 }
 
+# As COPY reads it: what is missing is empty, and neither NA, which is Namibia, nor a quoted nothing.
+CSV = ds.CsvFileFormat(
+    convert_options=csv.ConvertOptions(null_values=[""], strings_can_be_null=True, quoted_strings_can_be_null=False)
+)
+
 
 class FileSource(Source):
     """A file, or a folder of files of one format, read in the order of their names."""
@@ -34,9 +39,10 @@ class FileSource(Source):
     def __init__(self, path: Path, file_format: str) -> None:
         self.name = f"file {path}" if path.is_file() else f"folder {path}"
         self._path = path
-        self._format = file_format
+        self._kind = file_format
+        self._format: str | ds.FileFormat = CSV if file_format == "csv" else file_format
         with self._translated_errors():
-            self._schema: pa.Schema = ds.dataset(path, format=file_format).schema
+            self._schema: pa.Schema = ds.dataset(path, format=self._format).schema
 
     @classmethod
     def open(cls, uri: str) -> FileSource:
@@ -58,7 +64,7 @@ class FileSource(Source):
 
     def count(self) -> int | None:
         """Return the number of rows that Parquet files tell."""
-        if self._format != "parquet":
+        if self._kind != "parquet":
             return None
         with self._translated_errors():
             return int(ds.dataset(self._path, format=self._format).count_rows())
@@ -81,7 +87,7 @@ class FileSource(Source):
             value = "" if types.is_null(field.type) else field.type
             if value:
                 raise not_a_number(self._first_value(name), name, self.name)
-        if self._format == "parquet" or types.is_boolean(field.type):
+        if self._kind == "parquet" or types.is_boolean(field.type):
             return field
         if kind is float:
             return pa.field(name, pa.float64())
@@ -104,9 +110,9 @@ class FileSource(Source):
     def _hint(self) -> str:
         return {
             "parquet": "It must be a whole Parquet file.",
-            "csv": "It must be UTF-8, with commas and a first line of column names, every value of a feature a number.",
+            "csv": "It must be UTF-8, with commas and a first line of names; numbers, or nothing where one is missing.",
             "json": "It must be UTF-8, one JSON object a line, every value of a feature a number.",
-        }[self._format]
+        }[self._kind]
 
 
 class _Rows(Sequence[Row]):

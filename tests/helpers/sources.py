@@ -1,4 +1,4 @@
-"""The same orders in every kind of source: id, two numbers of which some are missing, an exact one, and a text."""
+"""The same orders in every kind of source: id, two numbers of which some are missing, an exact one, and two texts."""
 
 from __future__ import annotations
 
@@ -20,21 +20,23 @@ from pyarrow import parquet
 from helpers.database import Database
 from helpers.stores import MariaDB
 
-COLUMNS = ("id", "a", "b", "c", "note")
-FEATURES = ("a", "b", "c")
+COLUMNS = ("id", "a", "b", "c", "note", "land")
+FEATURES = ("a", "b", "c", "land")
 _generator = random.Random(4)
-ROWS: list[tuple[int, float | None, int | None, Decimal, str]] = [
+ROWS: list[tuple[int, float | None, int | None, Decimal, str, str | None]] = [
     (
         number,
         None if number % 17 == 0 else _generator.gauss(0.0, 1e3) + 0.1,
         None if number % 23 == 0 else _generator.randrange(-(2**40), 2**40),
         Decimal(_generator.randrange(10**12)) / 1000,
         f'o\'{number}, "ü"',
+        _generator.choice(["Österreich", "NA", "NA", "NA", "null", None]),
     )
     for number in range(1, 301)
 ]
 CREATE = (
-    "create table {table} (id integer primary key, a double precision, b bigint, c numeric(15,3), note varchar(50))"
+    "create table {table} "
+    "(id integer primary key, a double precision, b bigint, c numeric(15,3), note varchar(50), land text)"
 )
 
 
@@ -61,7 +63,7 @@ class Places:
         database: Database = self._get("database")
         database.query(CREATE.format(table=name))
         with database.superuser.cursor() as cursor:
-            cursor.executemany(f"insert into {name} values (%s, %s, %s, %s, %s)", rows)
+            cursor.executemany(f"insert into {name} values (%s, %s, %s, %s, %s, %s)", rows)
         parts = conninfo_to_dict(database.dsn())
         query = "&".join(f"{key}={value}" for key, value in parts.items() if key not in ("user", "dbname"))
         return f"postgresql://{parts['user']}@/{database.name}?{query}&table={name}"
@@ -70,7 +72,7 @@ class Places:
         mariadb: MariaDB = self._get("mariadb")
         mariadb.run(f"drop table if exists {name}", CREATE.format(table=name) + " character set utf8mb4")
         with closing(mariadb.connect()) as connection, connection.cursor() as cursor:
-            cursor.executemany(f"insert into {name} values (%s, %s, %s, %s, %s)", rows)
+            cursor.executemany(f"insert into {name} values (%s, %s, %s, %s, %s, %s)", rows)
             connection.commit()
         return mariadb.uri(name)
 
@@ -78,13 +80,13 @@ class Places:
         with closing(sqlite3.connect(self._folder / "shop.db")) as connection:
             connection.execute(CREATE.format(table=name))
             texts = [[str(value) if isinstance(value, Decimal) else value for value in row] for row in rows]
-            connection.executemany(f"insert into {name} values (?, ?, ?, ?, ?)", texts)
+            connection.executemany(f"insert into {name} values (?, ?, ?, ?, ?, ?)", texts)
             connection.commit()
         return f"sqlite:///{self._folder}/shop.db?table={name}"
 
     def _parquet(self, rows: list[tuple], name: str) -> str:
         path = self._folder / f"{name}.parquet"
-        types = (pa.int32(), pa.float64(), pa.int64(), pa.decimal128(15, 3), pa.string())
+        types = (pa.int32(), pa.float64(), pa.int64(), pa.decimal128(15, 3), pa.string(), pa.string())
         columns = [pa.array([row[place] for row in rows], kind) for place, kind in enumerate(types)]
         parquet.write_table(pa.table(columns, COLUMNS), path, row_group_size=100)
         return str(path)
