@@ -13,6 +13,10 @@ from helpers.shop import COMPANIONS, FEATURES
 from helpers.tables import ATTACHED, REFUSED, Kind
 
 from relief_trainer.cluster import find_server
+from relief_trainer.connection import connect
+from relief_trainer.errors import ReliefError
+from relief_trainer.sample import Request
+from relief_trainer.train import Settings, train
 
 # By the stump with threshold 0.4: a <= 0 is an anomaly of score 0.5, a > 0 is none with 0.125; mean 0, deviation 2.
 ANOMALY = (0.5, True, {"a": told(-1.0), "log_b": told(0.0)}, 1)
@@ -210,6 +214,16 @@ def test_restored_rows_are_scored_anew_into_a_table_that_is_attached(attached: C
     attached("delete from {T}")
 
 
+def test_forest_is_trained_on_a_sample(attached: Cell) -> None:
+    _fill(attached, attached.kind.table)
+    if attached.kind.name == "temporary":
+        with pytest.raises(ReliefError, match="cannot access temporary tables of other sessions"):
+            _train(attached)
+    else:
+        _train(attached)
+    attached("delete from {T}")
+
+
 @pytest.mark.parametrize("statement", STATEMENTS)
 def test_statements_go_on_where_nothing_is_attached_and_queries_score(unattached: Cell, statement: str) -> None:
     with unattached.connection.transaction(force_rollback=True):
@@ -232,8 +246,40 @@ def test_attach_is_refused_with_the_reason(unattached: Cell) -> None:
     assert value(unattached.connection, columns) == 0
 
 
+def test_forest_is_trained_on_a_sample_where_nothing_is_attached(unattached: Cell) -> None:
+    source = _source(unattached)
+    _fill(unattached, source)
+    _train(unattached)
+    query(unattached.connection, f"delete from {source}")
+
+
+def _source(cell: Cell) -> str:
+    """Return the table that is written to."""
+    return "shop.base" if cell.kind.name.endswith("view") else cell.kind.table
+
+
+def _fill(cell: Cell, source: str) -> None:
+    kind = cell.kind
+    query(
+        cell.connection,
+        f"insert into {source} ({kind.columns}) select n, n, 1 + n from generate_series(1, 500) as n",
+    )
+    query(cell.connection, "analyze")
+    if kind.name == "materialized_view":
+        query(cell.connection, "refresh materialized view shop.orders")
+
+
+def _train(cell: Cell) -> None:
+    """Train on about a tenth of the rows, and see that every row has its score."""
+    with connect(cell.database.dsn()) as connection:
+        trained = train(connection, "orders", Settings(trees=5, request=Request(rows=50)), promote=True)
+    assert trained.version >= 2
+    assert cell(f"select count({cell.kind.schema}.relief_score(o)) from {{T}} as o") == [500]
+    query(cell.connection, "select relief.promote('orders', 1)")
+
+
 def test_restored_rows_are_scored_by_queries(unattached: Cell, tmp_path: Path) -> None:
-    source = "shop.base" if unattached.kind.name.endswith("view") else unattached.kind.table
+    source = _source(unattached)
     query(unattached.connection, f"insert into {source} (k, a, b) values (1001, -2, 1), (1002, 2, 1)")
     _restore(unattached, tmp_path, source)
     assert unattached.scores() == [0.5, 0.125]
