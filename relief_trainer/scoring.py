@@ -27,7 +27,8 @@ SCORE, IS_ANOMALY, ROW = "relief_anomaly_score", "relief_is_anomaly", "row"
 class Scored:
     """What came out of scoring a source.
 
-    ``anomalies`` have a score of at least ``threshold``; ``unscored`` rows have no feature at all.
+    ``version`` is 0 for a model of a file; ``anomalies`` have a score of at least ``threshold``; ``unscored`` rows have
+    no feature at all.
     """
 
     detector: str
