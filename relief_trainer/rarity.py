@@ -16,6 +16,8 @@ from relief_trainer.document import Feature
 Floats = npt.NDArray[np.float64]
 Categories = Sequence[Sequence[str | None]]
 
+FREQUENT = 20
+
 
 class Rarity:
     """The categories of one feature, counted.
@@ -53,12 +55,22 @@ class Rarity:
 
     def profile(self) -> dict[str, Any]:
         """Return what a model document tells of the feature beside the encoder."""
+        known = max(1, self.rows - self.missing)
+        frequent = dict(list(self.listed.items())[:FREQUENT])
+        listed_rows = self.rows - self.missing - self.unlisted_rows
         return {
             "count": self.rows - self.missing,
             "null_rate": self.missing / max(1, self.rows),
             "distinct": self.distinct - (self.missing > 0),
             "listed": len(self.listed),
             "other_rate": self.unlisted_rows / max(1, self.rows),
+            # What drift is measured against: of what isn't listed, of each frequent category, of the other listed ones.
+            "categories": list(frequent),
+            "shares": [
+                self.unlisted_rows / known,
+                *(count / known for count in frequent.values()),
+                (listed_rows - sum(frequent.values())) / known,
+            ],
         }
 
     def _rarity(self, count: float) -> float:

@@ -66,6 +66,8 @@ def test_an_encoder_lists_the_most_frequent_and_puts_the_rest_at_their_mean() ->
         "distinct": 1099,
         "listed": 1000,
         "other_rate": 100 / 3101,
+        "categories": sorted(frequent)[:60:3],
+        "shares": [100 / 3100, *[3 / 3100] * 20, pytest.approx(2940 / 3100)],
     }
     assert rarity.notes({"color": found.profile(), "x": {"mean": 1.0}}) == [
         'feature "color" has 1,099 different values: the 1,000 most frequent are told apart, '

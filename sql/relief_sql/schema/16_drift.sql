@@ -32,25 +32,36 @@ begin
   end if;
   return query execute format($sql$
     with drawn as materialized (
-      select %1$s as numbers from %2$s as o where %3$s limit $2
+      select %1$s as numbers, %4$s as categories from %2$s as o where %3$s limit $2
     ), known as (
-      select f.position, f.name, p.edges, p.shares, p.null_rate, p.count
+      -- A number's bins lie below, between and above its edges. Bin 0 of a category is all that isn't told apart, and so what was
+      -- never seen; then comes one for each frequent category, and one for the others that are told apart.
+      select f.position, count(*) filter (where f.kind = 'category') over (order by f.position) as category, f.name, p.edges, p.categories,
+             $1 #> array['encoders', f.name, 'values'] as told_apart, coalesce(cardinality(p.edges), cardinality(p.categories) + 1) as bins,
+             p.shares, p.null_rate, p.count
       from relief.feature as f
-      cross join lateral jsonb_to_record($1 -> 'profile' -> f.name) as p (edges float8[], shares float8[], null_rate float8, count float8)
-      where f.detector_id = $4 and p.edges is not null
-    ), counted as (
-      select k.position, width_bucket(v.value, k.edges) as bin, count(*) as count
+      cross join lateral jsonb_to_record($1 -> 'profile' -> f.name) as p (
+        edges float8[], categories text[], shares float8[], null_rate float8, count float8)
+      where f.detector_id = $4
+    ), placed as (
+      select k.position,
+             case
+               when k.edges is not null then width_bucket(nullif(r.numbers[k.position], 'NaN'), k.edges)
+               when r.categories[k.category] is not null then
+                 coalesce(array_position(k.categories, r.categories[k.category]), case when k.told_apart ? r.categories[k.category] then k.bins end, 0)
+             end as bin
       from drawn as r
-      cross join lateral unnest(r.numbers) with ordinality as v (value, position)
-      join known as k on k.position = v.position
-      where v.value <> 'NaN'
-      group by 1, 2
+      join known as k on k.bins is not null
+      -- Rows whose features fail weren't trained on either.
+      where r.numbers is not null
+    ), counted as (
+      select p.position, p.bin, count(*) as count from placed as p where p.bin is not null group by p.position, p.bin
     ), compared as (
       select k.position, b.bin, k.shares[b.bin + 1] as before,
              coalesce(c.count, 0) / nullif(sum(c.count) over one, 0) as now,
-             sum(c.count) over one as rows, 1 / sum(c.count) over one + 1 / k.count as one_row, cardinality(k.edges) as edges
+             sum(c.count) over one as rows, 1 / sum(c.count) over one + 1 / k.count as one_row, k.bins as edges
       from known as k
-      cross join lateral generate_series(0, cardinality(k.edges)) as b (bin)
+      cross join lateral generate_series(0, k.bins) as b (bin)
       left join counted as c on c.position = k.position and c.bin = b.bin
       window one as (partition by k.position)
     ), summed as (
@@ -67,15 +78,9 @@ begin
       where s.now is not null
       group by s.position
     ), missing as (
-      select k.position, count(*) as rows, avg((v.value is null or v.value = 'NaN')::integer)::float8 as share
-      from drawn as r
-      cross join known as k
-      cross join lateral (select r.numbers[k.position] as value) as v
-      -- Rows whose features fail weren't trained on either.
-      where r.numbers is not null
-      group by k.position
+      select p.position, count(*) as rows, avg((p.bin is null)::integer)::float8 as share from placed as p group by p.position
     )
-    select k.name, round(m.psi::numeric, 4)::float8, round(m.ks::numeric, 4)::float8, k.null_rate, n.share, coalesce(n.rows, 0),
+    select k.name, round(m.psi::numeric, 4)::float8, case when k.edges is not null then round(m.ks::numeric, 4)::float8 end, k.null_rate, n.share, coalesce(n.rows, 0),
            case
              when n.rows is null then 'no recent rows'
              when m.psi is null then 'missing everywhere'
@@ -86,12 +91,13 @@ begin
     from known as k
     left join measured as m on m.position = k.position
     left join (select x.*, 3 * sqrt(x.share * (1 - x.share) / x.rows) as chance from missing as x) as n on n.position = k.position
+    where k.bins is not null
     order by k.position
-  $sql$, relief._guarded_call(d, 'o'), d.relation, recent)
+  $sql$, relief._guarded_call(d, 'o'), d.relation, recent, relief._guarded_categories_call(d, 'o'))
   using content, max_rows, since, d.id;
 end
 $$;
 comment on function relief.drift(text, timestamptz, integer) is
   'Compares recent rows (of the last seven days of data, or since a time; the whole table without a time column) with those that the '
-  'promoted model was trained on: for each feature the population stability index, the Kolmogorov-Smirnov distance, the null rates, and a '
+  'promoted model was trained on: for each feature the population stability index, the Kolmogorov-Smirnov distance (of numbers), the null rates, and a '
   'verdict: stable, shifted (psi from 0.1) or drifted (psi from 0.25), each with what chance alone makes of so few rows on top.';
