@@ -6,6 +6,7 @@ import contextlib
 import json
 from collections.abc import Iterator, Mapping
 from typing import Any
+from zlib import crc32
 
 import psycopg
 from psycopg import sql
@@ -59,8 +60,12 @@ def document(connection: Connection) -> dict[str, Any]:
 
 
 def promote_copy(connection: Connection, detector: str, content: Mapping[str, Any], number: int) -> None:
-    """Store and promote a document that differs from the others in its provenance: to sessions a model of its own."""
-    text = json.dumps({**content, "provenance": {"copy": f"{detector} {number}"}})
+    """Store and promote a document whose forest differs from the others in one leaf: to sessions a model of its own."""
+    first, *others = content["trees"]
+    leaf = first["feature"].index(-1)
+    values = [*first["value"][:leaf], first["value"][leaf] + 1e-12 * crc32(f"{detector} {number}".encode()), *first["value"][leaf + 1 :]]
+    provenance = {"copy": f"{detector} {number}"}
+    text = json.dumps({**content, "trees": [{**first, "value": values}, *others], "provenance": provenance})
     connection.execute("select relief.add_model(%s, %s, %s)", [detector, text, checksum(text)])
     connection.execute("select relief.promote(%s)", [detector])
 
