@@ -337,6 +337,33 @@ def test_regenerate_leaves_what_is_in_order_as_it_is(attached: Connection) -> No
     assert query(attached, f"insert into shop.orders (a, b) values (-2, 1) returning {COMPANIONS}") == [ANOMALY]
 
 
+def test_detector_that_can_not_be_mended_keeps_no_other_from_it(attached: Connection) -> None:
+    query(attached, "create table shop.item (a integer, b integer)")
+    query(attached, "select relief.create_detector('item', 'shop.item', '{a, b}')")
+    query(attached, "alter table shop.item drop column b; alter table shop.orders rename column b to c")
+    told: list[tuple[str, str]] = []
+    attached.add_notice_handler(lambda notice: told.append((notice.message_primary, notice.message_hint)))
+    query(attached, "select relief.regenerate()")
+    ((message, hint),) = told
+    assert message == (
+        'detector "item" stays as it is: column "b" of table shop.item, which detector "item" reads, is gone'
+    )
+    assert hint.startswith("Make the detector again without it: select relief.drop_detector('item');")
+    assert value(attached, CHECK) == "ok"
+
+
+def test_renamed_key_is_followed_in_events(attached: Connection) -> None:
+    query(attached, "alter table shop.orders rename column id to number")
+    inserted = f"insert into shop.orders (a, b) values (-2, 1) returning {COMPANIONS}"
+    assert query(attached, inserted) == [ANOMALY]
+    found = value(attached, CHECK)
+    assert found == "the trigger was made for the table as it was; select relief.regenerate('orders');"
+    query(attached, _advice(found))
+    assert value(attached, CHECK) == "ok"
+    assert query(attached, inserted) == [ANOMALY]
+    assert query(attached, "select key from relief.event") == [{"number": 502}]
+
+
 def test_regenerate_serves_the_owner_and_nobody_else(database: Database) -> None:
     app, other = database.role("app"), database.role("other")
     for role in (app, other):

@@ -166,11 +166,21 @@ create function relief.regenerate(detector text default null)
 as $$
 declare
   d relief.detector;
+  advice text;
 begin
   for d in
     select * from relief.detector as e where detector is null or e.name = detector order by e.id for no key update
   loop
-    perform relief._regenerate(d);
+    begin
+      perform relief._regenerate(d);
+    exception when others then
+      if detector is not null then
+        raise;
+      end if;
+      -- Of all detectors, one that can't be mended keeps none of the others from it.
+      get stacked diagnostics advice = pg_exception_hint;
+      raise warning 'detector "%" stays as it is: %', d.name, sqlerrm using errcode = sqlstate, hint = advice;
+    end;
   end loop;
   if not found and detector is not null then
     perform relief._raise_no_detector(detector);
