@@ -352,7 +352,7 @@ def test_detector_that_can_not_be_mended_keeps_no_other_from_it(attached: Connec
     assert value(attached, CHECK) == "ok"
 
 
-def test_renamed_key_is_followed_in_events(attached: Connection) -> None:
+def test_renamed_key_is_followed_in_events_and_labels(attached: Connection) -> None:
     query(attached, "alter table shop.orders rename column id to number")
     inserted = f"insert into shop.orders (a, b) values (-2, 1) returning {COMPANIONS}"
     assert query(attached, inserted) == [ANOMALY]
@@ -362,6 +362,7 @@ def test_renamed_key_is_followed_in_events(attached: Connection) -> None:
     assert value(attached, CHECK) == "ok"
     assert query(attached, inserted) == [ANOMALY]
     assert query(attached, "select key from relief.event") == [{"number": 502}]
+    assert query(attached, "select key from relief.label") == [{"number": 7}]
 
 
 def test_regenerate_serves_the_owner_and_nobody_else(database: Database) -> None:

@@ -57,7 +57,7 @@ comment on column relief.detector.schema_name is 'Where the relation was when th
 comment on column relief.detector.table_name is 'See schema_name.';
 comment on column relief.detector.columns is 'The columns that the features read, in the order of the arguments of the features function.';
 comment on column relief.detector.arguments is 'The names of the arguments: what the columns were called when the detector was made.';
-comment on column relief.detector.attributes is 'The numbers of the columns that the detector reads, by name: so a renamed one is found again.';
+comment on column relief.detector.attributes is 'The numbers of the table''s columns, by name: so a renamed one is found again.';
 comment on column relief.detector.attributes_of is
   'The relation that attributes numbers, as a number: of a table that was restored from a dump they tell nothing.';
 comment on column relief.detector.partitions is 'Partitions of which all rows were seen by the trigger or a backfill; see relief._note_partitions.';

@@ -11,14 +11,15 @@ as $$
   from (
     select e.id, jsonb_object_agg(a.attname, a.attnum) as attributes
     from relief.detector as e
-    join pg_attribute as a on a.attrelid = e.relation and a.attname = any (e.columns || e.entity || e.time_column) and a.attnum > 0
+    join pg_attribute as a on a.attrelid = e.relation and a.attnum > 0 and not a.attisdropped
+                             and a.attname not in (select c.name from relief._companion_columns() as c)
     where e.name = detector
     group by e.id
   ) as noted
   where d.id = noted.id and d.attributes_of is distinct from d.relation::oid
 $$;
 comment on function relief._note_attributes(text) is
-  'Notes the numbers of the columns that a detector reads, by which they are found again under other names.';
+  'Notes the numbers of a table''s columns, by which those that a detector reads are found again under other names.';
 
 create function relief._column_now(d relief.detector, name name)
   returns name

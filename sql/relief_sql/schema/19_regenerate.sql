@@ -26,6 +26,9 @@ begin
   update relief.feature as f
   set columns = array(select relief._column_now(d, c) from unnest(f.columns) with ordinality as u (c, n) order by n)
   where f.detector_id = d.id;
+  update relief.label as l
+  set key = (select jsonb_object_agg(coalesce(relief._column_now(d, k.key), k.key), k.value) from jsonb_each(l.key) as k)
+  where l.detector_id = d.id and exists (select from jsonb_object_keys(l.key) as k where relief._column_now(d, k) <> k);
   update relief.detector as e
   set relation = d.relation,
       schema_name = relief._schema_of(d.relation),
