@@ -247,3 +247,13 @@ def test_a_feature_whose_value_depends_on_the_session_is_warned_of(shop: Connect
     assert "an immutable function gives it the same one always" in warned[0][1]
     query(shop, "select relief.drop_detector('thing')")
     assert notices(shop, create % "extract(hour from at_zone at time zone 'Europe/Berlin')") == []
+
+
+def test_a_session_that_reads_backslashes_in_its_own_way_is_told_the_same(shop: Connection) -> None:
+    fill(shop)
+    expected = suggested(shop)
+    query(shop, "select relief.create_detector('thing', 'public.thing')")
+    query(shop, "set standard_conforming_strings = off; set escape_string_warning = off")
+    assert suggested(shop) == expected
+    query(shop, "select relief.drop_detector('thing')")
+    assert value(shop, "select count(*) from pg_proc where proname like '%thing%'") == 0

@@ -72,7 +72,8 @@ create function relief._part_number(kind text)
   immutable
   set search_path = pg_catalog, pg_temp
 as $$
-  select case when kind ~ '^(features|categories|guarded)\d*$' then coalesce(substring(kind from '\d+$')::integer, 1) end
+  -- No backslash: not every session reads one in a literal as itself.
+  select case when kind ~ '^(features|categories|guarded)[0-9]*$' then coalesce(substring(kind from '[0-9]+$')::integer, 1) end
 $$;
 comment on function relief._part_number(text) is 'Returns which part of the features a function of this kind holds; NULL for kinds that hold none.';
 

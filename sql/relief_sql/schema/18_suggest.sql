@@ -28,7 +28,7 @@ as $$
      from pg_attribute as a
      left join pg_attrdef as d on d.adrelid = a.attrelid and d.adnum = a.attnum
      where a.attrelid = relation and a.attnum = attribute
-       and (a.attidentity <> '' or pg_get_expr(d.adbin, d.adrelid) ~ '^nextval\(')),
+       and (a.attidentity <> '' or pg_get_expr(d.adbin, d.adrelid) ~ '^nextval[(]')),
     (select format('a reference to table %s, whose size means nothing', confrelid::regclass)
      from pg_constraint where conrelid = relation and contype = 'f' and conkey = array[attribute] limit 1))
 $$;
