@@ -161,7 +161,8 @@ def compile_block(trees: Trees, roots: Sequence[int], leaves: Leaves) -> Block:
     text = "\n".join(["def add_block(total, row):", f" {leaves.unpack}", *values, *lines, f" return {leaves.result}"])
     namespace: dict[str, Any] = {"__builtins__": {}}
     exec(compile(text, "<relief forest>", "exec"), namespace)
-    return namespace["add_block"]  # type: ignore[no-any-return]
+    # Taken out, or function and namespace would hold each other until the garbage collector happens by.
+    return namespace.pop("add_block")  # type: ignore[no-any-return]
 
 
 def _write_tree(

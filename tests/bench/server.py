@@ -63,11 +63,8 @@ def promote_copy(connection: Connection, detector: str, content: Mapping[str, An
     """Store and promote a document whose forest differs from the others in one leaf: to sessions a model of its own."""
     first, *others = content["trees"]
     leaf = first["feature"].index(-1)
-    values = [
-        *first["value"][:leaf],
-        first["value"][leaf] + 1e-12 * crc32(f"{detector} {number}".encode()),
-        *first["value"][leaf + 1 :],
-    ]
+    values = list(first["value"])
+    values[leaf] += 1e-12 * crc32(f"{detector} {number}".encode())
     provenance = {"copy": f"{detector} {number}"}
     text = json.dumps({**content, "trees": [{**first, "value": values}, *others], "provenance": provenance})
     connection.execute("select relief.add_model(%s, %s, %s)", [detector, text, checksum(text)])
