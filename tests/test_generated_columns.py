@@ -88,6 +88,15 @@ def test_row_given_by_name_has_its_generated_columns_computed(sums: Connection) 
     assert value(sums, "select relief.score('sums', %s)", json.dumps(stored)) == 0.125
 
 
+def test_session_that_reads_backslashes_in_literals_makes_the_same_trigger(sums: Connection) -> None:
+    query(sums, "set standard_conforming_strings = off; set escape_string_warning = off")
+    assert value(sums, CHECK) == "ok"
+    query(sums, "select relief.regenerate('sums')")
+    inserted = "insert into shop.sums (numbers, new, rate) values (-3, 1, 1) returning relief_anomaly_score"
+    assert query(sums, inserted) == [0.5]
+    assert value(sums, "update shop.sums set new = 99 where numbers = -3 returning relief_anomaly_score") == 0.125
+
+
 def test_history_and_backfill_know_generated_columns(sums: Connection) -> None:
     query(sums, "select relief.refresh_profile('sums')")
     assert query(sums, "select minimum, maximum from relief.profile where entity = ''") == [([3, 6], [101, 202])]

@@ -137,7 +137,7 @@ as $$
              select m[1]::smallint
              from pg_attribute as g
              join pg_attrdef as e on e.adrelid = g.attrelid and e.adnum = g.attnum
-             cross join regexp_matches(e.adbin::text, '\{VAR :varno \d+ :varattno (\d+)', 'g') as m
+             cross join regexp_matches(e.adbin::text, '[{]VAR :varno [0-9]+ :varattno ([0-9]+)', 'g') as m
              where g.attrelid = d.relation and g.attname = any (d.columns) and g.attgenerated <> ''))
     order by a.attnum)
 $$;
