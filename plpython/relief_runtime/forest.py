@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from relief_runtime.encoder import encode
 from relief_runtime.trees import Blocks, Leaves
 
 TYPE_CHECKING = False
@@ -51,6 +50,8 @@ class Forest:
         if len(numbers) != self._feature_count:
             raise ValueError(f"model takes {self._feature_count} features, not {len(numbers)}")
         if self._encoders or categories:
+            from relief_runtime.encoder import encode  # a session that scores numbers alone does without
+
             numbers = encode(self._encoders, numbers, categories)
         row: Sequence[float] = numbers  # type: ignore[assignment]
         if None in numbers:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from array import array
 
-from relief_runtime.encoder import Encoder
 from relief_runtime.light import parse_json, sha256
 from relief_runtime.trees import Trees
 
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from relief_runtime.document import Document
+    from relief_runtime.encoder import Encoder
 
 MAGIC = b"relief forest 1\n"
 
@@ -73,6 +73,8 @@ def _pack_encoders(encoders: Sequence[Encoder]) -> bytes:
 def _unpack_encoders(content: bytes, feature_count: int) -> list[Encoder]:
     if not content:
         return []
+    from relief_runtime.encoder import Encoder  # a session that scores numbers alone does without
+
     try:
         encoders = [Encoder(*parts) for parts in parse_json(content.decode(), float)]
         if all(0 <= encoder.position < feature_count and type(encoder.values) is dict for encoder in encoders):
