@@ -137,7 +137,7 @@ def test_every_object_has_a_comment(installed: Database) -> None:
 def test_every_function_pins_its_search_path_or_has_a_reason_not_to(installed: Database) -> None:
     unpinned = """
         select format('%I.%I', n.nspname, p.proname) from pg_proc as p join pg_namespace as n on n.oid = p.pronamespace
-        where nspname = 'relief' and proconfig is distinct from '{"search_path=pg_catalog, pg_temp"}'
+        where nspname = 'relief' and 'search_path=pg_catalog, pg_temp' = any (proconfig) is not true
     """
     assert set(installed.query(unpinned)) == set(UNPINNED)
 

@@ -210,6 +210,9 @@ create function relief._merge_buckets(d relief.detector)
   returns bigint
   language plpgsql
   set search_path = pg_catalog, pg_temp
+  -- Of what the query makes on its way nothing is known beforehand: taken for few rows, it would be joined in quadratic time.
+  set enable_nestloop = off
+  set jit = off
 as $$
 declare
   categories constant integer[] := array(select f.position from relief.feature as f where f.detector_id = d.id and f.kind = 'category');
@@ -220,14 +223,9 @@ begin
   where p.detector_id = d.id and p.entity = t.entity and p.season = t.season;
   insert into relief.profile (detector_id, entity, season, rows, complete, count, mean, stddev, median, spread, spread_floor,
                               p01, p99, minimum, maximum, null_rate)
-  with part as (
-    select b.*
-    from relief.bucket as b
-    join pg_temp.relief_touched as t on t.entity = b.entity and t.season = b.season
-    where b.detector_id = d.id
-  ), centered as (
+  with centered as (
     select p.*, sum(p.count * p.mean) over one / nullif(sum(p.count) over one, 0) as center
-    from part as p
+    from pg_temp.relief_part as p
     window one as (partition by p.entity, p.season, p.position)
   ), moment as (
     select c.entity, c.season, c.position, sum(c.rows) as rows, sum(c.count) as count, min(c.center) as mean,
@@ -237,7 +235,7 @@ begin
     group by c.entity, c.season, c.position
   ), bin as (
     select p.entity, p.season, p.position, h.bin, sum(h.count) as count
-    from part as p
+    from pg_temp.relief_part as p
     cross join lateral unnest(p.bins, p.bin_counts) as h (bin, count)
     group by p.entity, p.season, p.position, h.bin
   ), ranked as (
@@ -297,7 +295,7 @@ begin
 end
 $$;
 comment on function relief._merge_buckets(relief.detector) is
-  'Makes the profiles of the entities and seasons in the temporary table relief_touched anew from their buckets.';
+  'Makes the profiles of the entities and seasons in the temporary table relief_touched anew from their buckets, in relief_part.';
 
 create function relief.refresh_profile(detector text, "full" boolean default false)
   returns bigint
@@ -353,8 +351,14 @@ begin
   )
   insert into pg_temp.relief_touched select g.entity, g.season from gone as g on conflict do nothing;
   analyze pg_temp.relief_touched;
+  create temporary table relief_part on commit drop as
+    select b.*
+    from relief.bucket as b
+    join pg_temp.relief_touched as t on t.entity = b.entity and t.season = b.season
+    where b.detector_id = d.id;
+  analyze pg_temp.relief_part;
   merged := relief._merge_buckets(d);
-  drop table pg_temp.relief_touched;
+  drop table pg_temp.relief_touched, pg_temp.relief_part;
   update relief.refresh as r set newest_day = newest, refreshed_at = now() where r.detector_id = d.id;
   if relief._trigger_function(d) is not null then
     perform relief._note_partitions(d.name, false);
