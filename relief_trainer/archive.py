@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,8 +38,11 @@ def fetch(connection: Connection, name: str, version: int | None = None) -> Stor
     detector = detectors.fetch(connection, name)
     row = connection.execute(query("document", detector_id=detector.id, version=version)).fetchone()
     if row is None:
-        wanted = "no model" if version is None else f"no model of version {version}"
-        raise ReliefError(f'detector "{name}" has {wanted}', f"Train one: relief train {name}")
+        versions = [str(model["version"]) for model in connection.execute(query("models", detector_id=detector.id))]
+        raise ReliefError(
+            f'detector "{name}" has no model' + (f" of version {version}" if version is not None else ""),
+            f"The versions are: {', '.join(versions)}." if versions else f"Train one: relief train {shlex.quote(name)}",
+        )
     return Stored(name, **row)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -12,7 +13,7 @@ from relief_trainer import __version__
 from relief_trainer.command_score import score
 from relief_trainer.command_train import train
 from relief_trainer.errors import ReliefError
-from relief_trainer.options import print_json, with_dsn, with_json
+from relief_trainer.options import print_json, version_number, with_dsn, with_json
 
 
 class _Group(click.Group):
@@ -63,8 +64,9 @@ def install(dsn: str | None) -> None:
 @main.command()
 @click.argument("name")
 @with_dsn
+@with_json
 @click.option("--full", is_flag=True, help="Make the whole profile again, from the whole table.")
-def refresh(name: str, dsn: str | None, full: bool) -> None:
+def refresh(name: str, dsn: str | None, as_json: bool, full: bool) -> None:
     """Bring a detector's profile up to date: what rows of each entity and season look like.
 
     \b
@@ -72,14 +74,19 @@ def refresh(name: str, dsn: str | None, full: bool) -> None:
       relief refresh flights
     """
     from relief_trainer.connection import connect
-    from relief_trainer.detector import fetch, refuse_foreign_superuser
+    from relief_trainer.detector import fetch, refuse_changed_columns, refuse_foreign_superuser
     from relief_trainer.queries import query
 
     with connect(dsn) as connection:
-        refuse_foreign_superuser(connection, fetch(connection, name).relation)
+        detector = fetch(connection, name)
+        refuse_foreign_superuser(connection, detector.relation)
+        refuse_changed_columns(connection, detector)
         row = connection.execute(query("refresh", name=name, full=full)).fetchone() or {}
         connection.commit()
-    click.echo(f"{name}: {row['refresh_profile']:,} profiles are up to date")
+    if as_json:
+        print_json({"detector": name, "profiles": row["refresh_profile"]})
+    else:
+        click.echo(f"{name}: {row['refresh_profile']:,} profiles are up to date")
 
 
 @main.command("list")
@@ -129,9 +136,10 @@ def show(name: str, dsn: str | None, as_json: bool) -> None:
 
 @main.command()
 @click.argument("name")
-@click.argument("version", type=click.IntRange(1), required=False)
+@click.argument("version", callback=version_number, required=False)
 @with_dsn
-def promote(name: str, version: int | None, dsn: str | None) -> None:
+@with_json
+def promote(name: str, version: int | None, dsn: str | None, as_json: bool) -> None:
     """Make a version the one that scores, the newest unless VERSION is given.
 
     \b
@@ -144,12 +152,15 @@ def promote(name: str, version: int | None, dsn: str | None) -> None:
     with connect(dsn) as connection:
         row = connection.execute(query("promote", detector=name, version=version)).fetchone() or {}
         connection.commit()
-    click.echo(f"{name}: version {row['promote']} is promoted")
+    if as_json:
+        print_json({"detector": name, "version": row["promote"]})
+    else:
+        click.echo(f"{name}: version {row['promote']} is promoted")
 
 
 @main.command()
 @click.argument("name")
-@click.argument("version", type=click.IntRange(1), required=False)
+@click.argument("version", callback=version_number, required=False)
 @with_dsn
 @click.option("--json", "json_file", metavar="FILE", help="Write the model document; - is standard output.")
 @click.option("--joblib", "joblib_file", metavar="FILE", help="Write a scikit-learn IsolationForest.")
@@ -165,7 +176,10 @@ def export(name: str, version: int | None, dsn: str | None, json_file: str | Non
     from relief_trainer.connection import connect
 
     if (json_file is None) == (joblib_file is None):
-        raise ReliefError("give one of --json and --joblib", f"For example: relief export {name} --json {name}.json")
+        raise ReliefError(
+            "give one of --json and --joblib",
+            f"For example: relief export {shlex.quote(name)} --json {shlex.quote(f'{name}.json')}",
+        )
     with connect(dsn) as connection:
         stored = archive.fetch(connection, name, version)
     if json_file == "-":
@@ -181,8 +195,9 @@ def export(name: str, version: int | None, dsn: str | None, json_file: str | Non
 @main.command("import")
 @click.argument("file")
 @with_dsn
+@with_json
 @click.option("--detector", metavar="NAME", help="Store it for this detector instead of the one it was exported from.")
-def import_model(file: str, dsn: str | None, detector: str | None) -> None:
+def import_model(file: str, dsn: str | None, as_json: bool, detector: str | None) -> None:
     """Store an exported model as the next version of its detector; - reads standard input.
 
     \b
@@ -197,18 +212,33 @@ def import_model(file: str, dsn: str | None, detector: str | None) -> None:
     with connect(dsn) as connection:
         version = archive.store(connection, name, stored.document)
         connection.commit()
-    click.echo(f"{name}: stored as version {version}; promote it: relief promote {name} {version}")
+    if as_json:
+        print_json({"detector": name, "version": version})
+    else:
+        click.echo(f"{name}: stored as version {version}; promote it: relief promote {shlex.quote(name)} {version}")
 
 
 @main.command()
+@with_dsn
 @click.option("--keep", is_flag=True, help="Leave the server running.")
-def demo(keep: bool) -> None:
+@click.option("--load", is_flag=True, help="Only load the flights into a database of your own, as the table flights.")
+def demo(dsn: str | None, keep: bool, load: bool) -> None:
     """Show everything on 336,776 real flights, on a throwaway server.
 
     \b
     Example:
       relief demo --keep
+      relief demo --load --dsn postgresql://app@localhost/shop
     """
+    if load:
+        from relief_trainer import flights
+        from relief_trainer.connection import connect
+
+        with connect(dsn) as connection:
+            click.echo(f"table flights has {flights.load(connection):,} rows")
+        return
+    if dsn is not None:
+        raise ReliefError("the demo runs on a server of its own", "Load its flights into yours: relief demo --load")
     from relief_trainer.demo import run
 
     run(keep=keep)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 from dataclasses import asdict
 
 import click
@@ -113,15 +114,16 @@ def train(
     if as_json:
         print_json(asdict(trained))
         return
+    about = "" if trained.table_rows_counted else "about "
     model = f"version {trained.version}" if out is None else f"model {out}"
     click.echo(
-        f"{name}: {model} trained on {trained.rows:,} rows of about {trained.table_rows:,}; "
+        f"{name}: {model} trained on {trained.rows:,} rows of {about}{trained.table_rows:,}; "
         f"a row is an anomaly from score {trained.threshold:.4f} on ({trained.threshold_origin})"
     )
     if out is not None:
-        click.echo(f"store it: relief import {out}")
+        click.echo(f"store it: relief import {shlex.quote(out)}")
     elif not promote:
-        click.echo(f"promote it: relief promote {name} {trained.version}")
+        click.echo(f"promote it: relief promote {shlex.quote(name)} {trained.version}")
 
 
 def _refuse_without_source(name: str, features: list[str] | None, out: str | None) -> None:
@@ -129,7 +131,8 @@ def _refuse_without_source(name: str, features: list[str] | None, out: str | Non
         raise ReliefError("--features is for training on a --source", "A detector has its own: relief.create_detector.")
     if out is not None:
         raise ReliefError(
-            "--out is for training on a --source", f"Train, then: relief export {name} --json {name}.json"
+            "--out is for training on a --source",
+            f"Train, then: relief export {shlex.quote(name)} --json {shlex.quote(f'{name}.json')}",
         )
 
 
@@ -144,4 +147,4 @@ def _refuse_with_source(
     if condition is not None:
         raise ReliefError("--where and --since are for the detector's own table", "Give a view or file of those rows.")
     if promote and out is not None:
-        raise ReliefError("--promote is for a model in the database", f"First: relief import {out}")
+        raise ReliefError("--promote is for a model in the database", f"First: relief import {shlex.quote(out)}")

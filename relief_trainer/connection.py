@@ -35,7 +35,8 @@ def connect(dsn: str | None) -> Iterator[Connection]:
         except psycopg.ProgrammingError as error:
             raise ReliefError(f"the connection string is not valid: {_first_line(error)}", _DSN_HINT) from None
         try:
-            yield connection
+            with translated_errors(connection.info.user):
+                yield connection
         finally:
             connection.close()
 
@@ -44,8 +45,8 @@ _DSN_HINT = "Give --dsn postgresql://role@host:port/database, or set PGHOST, PGP
 
 
 @contextlib.contextmanager
-def translated_errors() -> Iterator[None]:
-    """Turn what PostgreSQL says into a `ReliefError`, with its hint or a better one."""
+def translated_errors(role: str = "<role>") -> Iterator[None]:
+    """Turn what PostgreSQL says to a role into a `ReliefError`, with its hint or a better one."""
     try:
         yield
     except (errors.InvalidSchemaName, errors.UndefinedTable, errors.UndefinedFunction) as error:
@@ -57,7 +58,7 @@ def translated_errors() -> Iterator[None]:
         message = error.diag.message_primary or _first_line(error)
         hint = error.diag.message_hint
         if "relief" in message:
-            hint = "Ask for the rights: select relief.grant_admin('<role>');"
+            hint = ask_for_rights(role)
         raise ReliefError(message, hint) from error
     except psycopg.OperationalError as error:
         if error.diag.message_primary:
@@ -65,6 +66,12 @@ def translated_errors() -> Iterator[None]:
         raise ReliefError(f"cannot reach the server: {_first_line(error)}", _DSN_HINT) from error
     except psycopg.Error as error:
         raise ReliefError(error.diag.message_primary or _first_line(error), error.diag.message_hint) from error
+
+
+def ask_for_rights(role: str) -> str:
+    """Return a hint that names what a superuser does for a role that lacks the rights to use Relief."""
+    literal = role.replace("'", "''")
+    return f"Ask a superuser for the rights: select relief.grant_admin('{literal}');"
 
 
 def _first_line(error: psycopg.Error) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Any
 
 import click
@@ -77,8 +78,8 @@ def run(*, keep: bool = False) -> None:
         cluster.remove()
         raise
     if keep:
-        click.echo(f"\nThe server is left running. Connect: psql '{cluster.dsn(DATABASE, ROLE)}'")
-        click.echo(f"Stop and delete it: kill -INT {cluster.process_id}; rm -r {cluster.directory}")
+        click.echo(f"\nThe server is left running. Connect: psql {shlex.quote(cluster.dsn(DATABASE, ROLE))}")
+        click.echo(f"Stop and delete it: kill -INT {cluster.process_id}; rm -r {shlex.quote(str(cluster.directory))}")
     else:
         cluster.remove()
         click.echo("\nThe server is gone again; relief demo --keep leaves it running, to connect to it and go on.")
@@ -93,7 +94,7 @@ def _set_up(cluster: Cluster) -> None:
     with connect(cluster.dsn(DATABASE)) as connection:
         _state(connection, "CREATE EXTENSION relief CASCADE")
         _state(connection, f"SELECT relief.grant_admin('{ROLE}')")
-        connection.execute(sql.SQL("grant create on schema public to {}").format(sql.Identifier(ROLE)))
+        _state(connection, f"GRANT CREATE ON SCHEMA public TO {ROLE}")
         connection.commit()
     click.echo(f"\nFrom here on as the ordinary role {ROLE}, who owns the table:")
 

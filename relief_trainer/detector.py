@@ -60,6 +60,17 @@ def fetch(connection: Connection, name: str) -> Detector:
     return Detector(**row, features=[Feature(**feature) for feature in features])
 
 
+def refuse_changed_columns(connection: Connection, detector: Detector) -> None:
+    """Raise an error if a column that the detector reads was dropped or renamed since."""
+    row = connection.execute(query("changed_column", detector_id=detector.id)).fetchone()
+    if row is not None:
+        change = "is gone" if row["name_now"] is None else f'is called "{row["name_now"]}" by now'
+        raise ReliefError(
+            f'column "{row["name"]}" of table {detector.relation}, which detector "{detector.name}" reads, {change}',
+            "See what mends it: select * from relief.check();",
+        )
+
+
 def refuse_foreign_superuser(connection: Connection, relation: str) -> None:
     """Raise an error for a superuser's login on another role's table, whose expressions would run with all rights.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from relief_sql.assemble import install_script
 
-from relief_trainer.connection import Connection
+from relief_trainer.connection import Connection, ask_for_rights
 from relief_trainer.detector import trusted_sql
 from relief_trainer.errors import ReliefError
 from relief_trainer.queries import query
@@ -20,9 +20,8 @@ def install(connection: Connection) -> list[tuple[str, str]]:
     """
     state = connection.execute(query("installation")).fetchone() or {}
     if state["installed"]:
-        raise ReliefError(
-            "Relief is installed in this database already", "See how it is: select * from relief.check();"
-        )
+        hint = "See how it is: select * from relief.check();" if state["may_use"] else ask_for_rights(state["login"])
+        raise ReliefError("Relief is installed in this database already", hint)
     if not state["plpython_available"]:
         raise ReliefError(
             "the server has no plpython3u", f"On Debian or Ubuntu: apt install postgresql-plpython3-{state['major']}"

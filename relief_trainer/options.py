@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import csv
 import json
+import shlex
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import click
+
+from relief_trainer.errors import ReliefError
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -32,6 +35,17 @@ def split_columns(ctx: click.Context, param: click.Parameter, value: str | None)
     if not all(names):
         raise click.BadParameter("a column's name is empty", ctx, param)
     return names
+
+
+def version_number(ctx: click.Context, _: click.Parameter, value: str | None) -> int | None:
+    """Return the number of a model's version; whatever is none is told with where to find them."""
+    if value is None:
+        return None
+    if value.isascii() and value.isdigit() and 0 < int(value) < 2**31:
+        return int(value)
+    raise ReliefError(
+        f'"{value}" is no version of a model', f"List the versions: relief show {shlex.quote(ctx.params['name'])}"
+    )
 
 
 def print_json(value: Any) -> None:

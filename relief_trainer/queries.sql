@@ -37,6 +37,14 @@ where detector_id = {detector_id} and version = coalesce({version}::integer, ver
 order by version desc
 limit 1;
 
+-- name: changed_column
+select c.name, relief._column_now(d, c.name) as name_now
+from relief.detector as d
+cross join lateral unnest(d.columns || d.entity || d.time_column) as c (name)
+where d.id = {detector_id} and c.name is not null and relief._column_now(d, c.name) is distinct from c.name
+order by relief._column_now(d, c.name) is not null, c.name
+limit 1;
+
 -- name: owner_and_login
 select pg_catalog.pg_get_userbyid(c.relowner) as owner,
        (select r.rolsuper from pg_catalog.pg_roles as r where r.oid = c.relowner) as owner_is_superuser,
@@ -135,11 +143,17 @@ select relief.add_model({detector}, {document}, {checksum});
 select relief.promote({detector}, {version}::integer);
 
 -- name: installation
-select pg_catalog.to_regclass('relief.detector') is not null as installed,
+-- Without to_regclass, which fails for roles without rights on the schema.
+select exists (select from pg_catalog.pg_class as c join pg_catalog.pg_namespace as n on n.oid = c.relnamespace
+               where n.nspname = 'relief' and c.relname = 'detector') as installed,
+       coalesce(pg_catalog.has_schema_privilege(pg_catalog.to_regnamespace('relief')::pg_catalog.oid, 'usage'), false) as may_use,
        exists (select from pg_catalog.pg_available_extensions where name = 'plpython3u') as plpython_available,
        (select rolsuper from pg_catalog.pg_roles where rolname = current_user) as is_superuser,
        current_user as login,
        pg_catalog.current_setting('server_version_num')::integer / 10000 as major;
+
+-- name: moment
+select {moment}::{type};
 
 -- name: check
 select * from relief.check();

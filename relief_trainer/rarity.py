@@ -99,6 +99,15 @@ def fit(features: Sequence[Feature], rows: Floats, categories: Categories) -> di
     return {name: Rarity([texts[number] for texts in counted]) for number, name in enumerate(names)}
 
 
+def evenly_frequent(encoders: Mapping[str, Mapping[str, Any]]) -> set[str]:
+    """Return the features with several listed categories of which none is rarer than another."""
+    return {
+        name
+        for name, encoder in encoders.items()
+        if len(encoder["values"]) > 1 and len(set(encoder["values"].values())) == 1
+    }
+
+
 def notes(profile: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """Return what the user should know about categories that are too many to be told apart."""
     return [

@@ -43,8 +43,8 @@ class Sample:
 
     ``rows`` has shape (rows, features), NaN = missing, with the numbers of categories in their places; ``profile``
     holds each feature's statistics by its name; ``failed`` counts drawn rows whose features couldn't be computed;
-    ``percent`` of the table was read. ``categories`` has the texts of each row, one a feature of kind ``category``, and
-    ``encoders`` what gave them their numbers.
+    ``percent`` of the table was read; ``table_rows`` is an estimate unless ``counted``. ``categories`` has the texts of
+    each row, one a feature of kind ``category``, and ``encoders`` what gave them their numbers.
     """
 
     rows: Floats
@@ -52,6 +52,7 @@ class Sample:
     failed: int
     table_rows: int
     percent: float
+    counted: bool = False
     categories: Sequence[Sequence[str | None]] = ()
     encoders: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
@@ -79,7 +80,9 @@ def draw(connection: Connection, detector: Detector, request: Request) -> Sample
             break
         percent = min(100.0, MARGIN * percent * request.rows / max(1, drawn))
     else:
-        drawn, computed = _fill(connection, detector, request, condition, 100.0)
+        percent = 100.0
+        drawn, computed = _fill(connection, detector, request, condition, percent)
+    counted = percent >= 100.0 and drawn < request.rows and not (request.where or request.since)
     rows, categories = _fetch(connection, computed, len(detector.features))
     rarities = rarity.fit(detector.features, rows, categories)
     encoders = {name: found.encoder() for name, found in rarities.items()}
@@ -87,8 +90,10 @@ def draw(connection: Connection, detector: Detector, request: Request) -> Sample
         rows=rarity.encoded(encoders, detector.features, rows, categories),
         profile=profile_of(connection, detector, rows) | {name: found.profile() for name, found in rarities.items()},
         failed=drawn - computed,
-        table_rows=table_rows,
+        # An estimate may be old; that there are as many rows as were drawn is certain.
+        table_rows=drawn if counted else max(table_rows, drawn),
         percent=percent,
+        counted=counted,
         categories=categories,
         encoders=encoders,
     )
@@ -121,10 +126,22 @@ def _condition(connection: Connection, detector: Detector, request: Request) -> 
             query("time_column_type", relation=detector.relation, time_column=detector.time_column)
         ).fetchone()
         kind = trusted_sql(found["format_type"] if found else "timestamptz")
+        _refuse_no_moment(connection, request.since, kind)
         conditions.append(
             sql.SQL("o.{} >= {}::{}").format(sql.Identifier(detector.time_column), sql.Literal(request.since), kind)
         )
     return sql.SQL(" and ").join(conditions)
+
+
+def _refuse_no_moment(connection: Connection, since: str, kind: sql.SQL) -> None:
+    try:
+        with connection.transaction():
+            connection.execute(query("moment", moment=since, type=kind))
+    except errors.DataError as error:
+        raise ReliefError(
+            f"--since: {error.diag.message_primary}",
+            "Give a time as PostgreSQL reads it: 2013-06-01, '2013-06-01 12:00+02', yesterday.",
+        ) from None
 
 
 def _fill(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -81,7 +82,9 @@ def find_model(named: str, connect: Callable[[], Any]) -> Model:
 def _promoted(connection: Connection, name: str) -> Stored:
     version = detectors.fetch(connection, name).promoted_version
     if version is None:
-        raise ReliefError(f'detector "{name}" has no promoted model', f"Promote one: relief promote {name}")
+        raise ReliefError(
+            f'detector "{name}" has no promoted model', f"Promote one: relief promote {shlex.quote(name)}"
+        )
     return archive.fetch(connection, name, version)
 
 

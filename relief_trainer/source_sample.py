@@ -27,7 +27,8 @@ def draw_from(connection: Connection, detector: Detector, source: Source, reques
     with connection.cursor() as cursor, cursor.copy(query("load_sample")) as copy:
         for row in drawn.tolist():
             copy.write_row([row])
-    return encoded_sample(detector.features, drawn, categories, total, profile_of(connection, detector, drawn))
+    profile = profile_of(connection, detector, drawn)
+    return encoded_sample(detector.features, drawn, categories, total, request.rows, profile)
 
 
 def encoded_sample(
@@ -35,6 +36,7 @@ def encoded_sample(
     drawn: Floats,
     categories: list[list[str | None]],
     total: int,
+    asked: int,
     profile: dict[str, dict[str, Any]],
 ) -> Sample:
     """Return a sample of what `draw_columns` has drawn, given the profile of its numbers."""
@@ -46,6 +48,8 @@ def encoded_sample(
         failed=0,
         table_rows=total,
         percent=100.0 * len(drawn) / max(1, total),
+        # What a source says of its number of rows may be an estimate, but there are none beyond those asked for.
+        counted=len(drawn) < asked and total == len(drawn),
         categories=categories,
         encoders=encoders,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import shlex
 from collections.abc import Sequence
 from typing import Any
 
@@ -36,7 +37,8 @@ def train_document(
     progress = progress or Progress.silent()
     with progress.step(f"drawing about {settings.request.rows:,} rows of {source.name}"):
         numbers, categories, total = source_sample.draw_columns(source, features, settings.request)
-        drawn = source_sample.encoded_sample(features, numbers, categories, total, _profile(features, numbers))
+        profile = _profile(features, numbers)
+        drawn = source_sample.encoded_sample(features, numbers, categories, total, settings.request.rows, profile)
     rows, notes = train.usable_rows(name, features, drawn, source.name)
     with progress.step(f"growing {settings.trees} trees"):
         forest = train.fit(rows, [feature.name for feature in features], settings)
@@ -54,7 +56,7 @@ def train_document(
     )
     with progress.step("comparing with scikit-learn"):
         parity.check(forest, content, drawn.rows[:CHECKED_ROWS], drawn.categories[:CHECKED_ROWS])
-    told = Trained(name, 0, False, threshold.value, threshold.origin, len(rows), 0, total, notes)
+    told = Trained(name, 0, False, threshold.value, threshold.origin, len(rows), 0, total, drawn.counted, notes)
     return document.serialize(content), told
 
 
@@ -72,7 +74,8 @@ def column_features(columns: Sequence[str], categories: Sequence[str] = ()) -> l
     other = next((category for category in categories if category not in columns), None)
     if other is not None:
         raise ReliefError(
-            f'category "{other}" is not one of the features', f"Add it: --features {','.join([*columns, other])}"
+            f'category "{other}" is not one of the features',
+            f"Add it: --features {shlex.quote(','.join([*columns, other]))}",
         )
     return [
         Feature(column, '"' + column.replace('"', '""') + '"', "category" if column in categories else "number")

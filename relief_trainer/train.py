@@ -72,6 +72,7 @@ class Trained:
     rows: int
     failed: int
     table_rows: int
+    table_rows_counted: bool
     warnings: list[str]
 
 
@@ -98,6 +99,7 @@ def train(
     progress = progress or Progress.silent()
     detector = detectors.fetch(connection, name)
     detectors.refuse_foreign_superuser(connection, detector.relation)
+    detectors.refuse_changed_columns(connection, detector)
     _prepare_profile(connection, detector, progress)
     place = source.name if source else f"table {detector.relation}"
     with progress.step(f"drawing about {settings.request.rows:,} rows of {place}"):
@@ -131,7 +133,16 @@ def train(
             connection.execute(query("promote", detector=name, version=version))
             connection.commit()
     return Trained(
-        name, version, promote, threshold.value, threshold.origin, len(rows), drawn.failed, drawn.table_rows, notes
+        name,
+        version,
+        promote,
+        threshold.value,
+        threshold.origin,
+        len(rows),
+        drawn.failed,
+        drawn.table_rows,
+        drawn.counted,
+        notes,
     )
 
 
@@ -184,12 +195,19 @@ def usable_rows(name: str, features: Sequence[Feature], drawn: sample.Sample, pl
         warnings.simplefilter("ignore", RuntimeWarning)  # a feature that is missing everywhere has no extremes
         varies = np.nanmin(rows, axis=0) < np.nanmax(rows, axis=0)
     constant = [feature.name for feature, varied in zip(features, varies, strict=True) if not varied]
+    even = rarity.evenly_frequent(drawn.encoders) & set(constant)
     if len(constant) == len(features):
         raise ReliefError(
-            f'every feature of detector "{name}" is constant or missing in the {len(rows)} rows drawn',
+            f'every feature of detector "{name}" is constant or missing in the {len(rows)} rows drawn'
+            + (", or a category whose values are equally frequent" if even else ""),
             "Choose features that vary, or widen --where and --since.",
         )
-    notes = [f'feature "{constant_name}" is constant or missing in the rows drawn' for constant_name in constant]
+    notes = [
+        f'the values of feature "{constant_name}" are equally frequent in the rows drawn: none is rarer than another'
+        if constant_name in even
+        else f'feature "{constant_name}" is constant or missing in the rows drawn'
+        for constant_name in constant
+    ]
     if drawn.failed:
         notes.append(f"{drawn.failed} of the rows drawn have features that fail to compute and were left out")
     return rows, notes + rarity.notes(drawn.profile)

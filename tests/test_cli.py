@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 
 import click
@@ -42,7 +43,7 @@ def test_the_help_of_every_command_holds_an_example(name: str) -> None:
     assert "\\b" not in shown.output
 
 
-@pytest.mark.parametrize("name", sorted(set(main.commands) - {"demo"}))
+@pytest.mark.parametrize("name", sorted(main.commands))
 def test_every_command_that_talks_to_a_database_takes_a_dsn(name: str) -> None:
     command = main.commands[name]
     assert "--dsn" in [option for parameter in command.params for option in parameter.opts]
@@ -76,7 +77,7 @@ def test_refresh_refuses_an_unknown_detector_and_a_superuser_on_another_roles_ta
 
 def test_train_tells_version_rows_and_threshold_and_what_comes_next(shop: Database) -> None:
     result = relief(shop, "train", "orders")
-    assert succeeds(result).startswith("orders: version 1 trained on 1,000 rows of about ")
+    assert succeeds(result).startswith("orders: version 1 trained on 1,000 rows of 1,000; a row is an anomaly from ")
     assert "promote it: relief promote orders 1" in result.stdout
     assert "growing 100 trees: " in result.stderr
     assert "trained" not in result.stderr
@@ -92,6 +93,59 @@ def test_promote_takes_the_newest_version_or_a_given_one(shop: Database) -> None
         succeeds(relief(shop, "train", "orders", "--trees", "5"))
     assert succeeds(relief(shop, "promote", "orders")) == "orders: version 2 is promoted\n"
     assert succeeds(relief(shop, "promote", "orders", "1")) == "orders: version 1 is promoted\n"
+
+
+def test_json_of_refresh_promote_and_import_can_be_piped(shop: Database) -> None:
+    assert json.loads(succeeds(relief(shop, "refresh", "orders", "--json"))) == {"detector": "orders", "profiles": 1}
+    succeeds(relief(shop, "train", "orders", "--trees", "5"))
+    assert json.loads(succeeds(relief(shop, "promote", "orders", "--json"))) == {"detector": "orders", "version": 1}
+    exported = succeeds(relief(shop, "export", "orders", "--json", "-"))
+    imported = succeeds(relief(shop, "import", "-", "--json", stdin=exported))
+    assert json.loads(imported) == {"detector": "orders", "version": 2}
+
+
+def test_commands_that_are_told_can_be_pasted_whatever_the_detector_is_called(shop: Database) -> None:
+    shop.query("select relief.create_detector($$My 'own'$$, 'shop.orders', array['a'], score_function => false)")
+    commands = [relief(shop, "train", "My 'own'", "--trees", "5").stdout.splitlines()[-1]]
+    exported = succeeds(relief(shop, "export", "My 'own'", "--json", "-"))
+    commands.append(succeeds(relief(shop, "import", "-", stdin=exported)).strip())
+    for version, told in enumerate(commands, start=1):
+        words = shlex.split(told.split("promote it: ")[1])
+        assert words == ["relief", "promote", "My 'own'", str(version)]
+        succeeds(relief(shop, *words[1:]))
+    hint = relief(shop, "export", "My 'own'").stderr.split("For example: ")[1]
+    assert shlex.split(hint) == ["relief", "export", "My 'own'", "--json", "My 'own'.json"]
+
+
+def test_export_of_a_version_that_is_not_there_lists_those_that_are(shop: Database) -> None:
+    for _ in range(2):
+        succeeds(relief(shop, "train", "orders", "--trees", "5"))
+    result = relief(shop, "export", "orders", "99", "--json", "-")
+    assert result.exit_code == 1
+    told = ['error: detector "orders" has no model of version 99', "hint: The versions are: 1, 2."]
+    assert result.stderr.splitlines() == told
+
+
+@pytest.mark.parametrize("version", ["abc", "0", "1.5", "99999999999"])
+@pytest.mark.parametrize("command", ["promote", "export"])
+def test_what_is_no_version_is_told_with_where_to_find_them(shop: Database, command: str, version: str) -> None:
+    result = relief(shop, command, "orders", version)
+    assert result.exit_code == 1
+    told = [f'error: "{version}" is no version of a model', "hint: List the versions: relief show orders"]
+    assert result.stderr.splitlines() == told
+
+
+@pytest.mark.parametrize("command", ["train", "refresh"])
+@pytest.mark.parametrize(
+    ("change", "told"), [("drop column b", "is gone"), ("rename b to quantity", 'is called "quantity" by now')]
+)
+def test_a_used_column_that_is_gone_or_renamed_is_told(shop: Database, command: str, change: str, told: str) -> None:
+    shop.query(f"alter table shop.orders {change}")
+    result = relief(shop, command, "orders")
+    assert result.exit_code == 1
+    error, hint = result.stderr.splitlines()[-2:]
+    assert error == f'error: column "b" of table shop.orders, which detector "orders" reads, {told}'
+    assert hint == "hint: See what mends it: select * from relief.check();"
 
 
 def test_list_and_show_describe_a_detector(shop: Database) -> None:
@@ -189,12 +243,35 @@ def test_a_damaged_file_is_not_imported(shop: Database, tmp_path: Path, change: 
     assert shop.value("select count(*) from relief.model") == 1
 
 
+def test_flights_are_loaded_into_a_database_once(database: Database) -> None:
+    assert succeeds(relief(database, "demo", "--load")) == "table flights has 336,776 rows\n"
+    assert database.value("select count(*) from flights") == 336_776
+    again = relief(database, "demo", "--load")
+    assert (again.exit_code, again.stderr) == (1, 'error: relation "flights" already exists\n')
+
+
+def test_the_demo_itself_takes_no_database(database: Database) -> None:
+    result = relief(database, "demo")
+    assert result.exit_code == 1
+    assert result.stderr.splitlines()[1] == "hint: Load its flights into yours: relief demo --load"
+
+
 def test_install_makes_relief_work_in_an_empty_database(empty_database: Database) -> None:
     printed = succeeds(relief(empty_database, "install"))
     assert "PL/Python scores as it should      ok" in printed
     make_orders(empty_database.superuser)
     succeeds(relief(empty_database, "train", "orders", "--promote"))
     assert empty_database.value("select count(shop.relief_score(o)) from shop.orders as o") == 500
+
+
+def test_install_where_relief_is_says_so_to_ordinary_roles_and_how_to_get_its_rights(database: Database) -> None:
+    role = database.role("ordinary")
+    install = ["install", "--dsn", database.dsn(role)]
+    first = CliRunner().invoke(main, install).stderr.splitlines()
+    assert first[0] == "error: Relief is installed in this database already"
+    assert first[1] == f"hint: Ask a superuser for the rights: select relief.grant_admin('{role}');"
+    database.query(first[1].split("rights: ")[1])
+    assert "See how it is: select * from relief.check();" in CliRunner().invoke(main, install).stderr
 
 
 def test_install_as_an_ordinary_role_is_told(empty_database: Database) -> None:

@@ -42,6 +42,7 @@ def not_opened(uri: str) -> tuple[str, str]:
     [
         ("mongodb://host/shop", 'no source takes URIs of the scheme "mongodb"', "There are: file, mariadb,"),
         ("nowhere.csv", "there is no file nowhere.csv", "Give a path, or a URI such as"),
+        ("nope.xls", "nope.xls is of no format that can be read", "Files end in .parquet, .pq, .csv, "),
         ("file:///nowhere.csv", "there is no file /nowhere.csv", "Give a path, or a URI such as"),
         ("mysql://app:secret@host/shop", "mysql://host/shop doesn't say which table to read", "?table=orders"),
         ("postgresql://app:secret@host/shop", "postgresql://host/shop doesn't say which table", "?table=schema.table"),

@@ -104,6 +104,15 @@ def test_since_compares_with_the_time_column(database: Database) -> None:
     assert document(database)["profile"]["a"]["minimum"] == 50
 
 
+def test_since_that_is_no_time_is_told(database: Database) -> None:
+    database.query("create schema shop")
+    database.query("create table shop.orders as select n as a, now() as at from generate_series(1, 100) as n")
+    database.query("select relief.create_detector('orders', 'shop.orders', array['a'], time_column => 'at')")
+    error = refusal(database, request=Request(since="yesterdayy"))
+    assert str(error) == '--since: invalid input syntax for type timestamp with time zone: "yesterdayy"'
+    assert error.hint == "Give a time as PostgreSQL reads it: 2013-06-01, '2013-06-01 12:00+02', yesterday."
+
+
 def test_since_without_a_time_column_is_refused(shop: Database) -> None:
     error = refusal(shop, request=Request(since="2024-01-01"))
     assert str(error) == 'detector "orders" has no time column to compare --since with'
@@ -176,6 +185,38 @@ def test_one_constant_feature_is_told(shop: Database) -> None:
     assert trained(shop).warnings == ['feature "a" is constant or missing in the rows drawn']
 
 
+def test_a_category_whose_values_are_equally_frequent_is_told(shop: Database) -> None:
+    shop.query("alter table shop.orders add kind text")
+    shop.query("update shop.orders set kind = (array['x', 'y', 'z'])[1 + id % 3]")
+    shop.query("select relief.drop_detector('orders')")
+    shop.query("select relief.create_detector('orders', 'shop.orders', array['a', 'kind'])")
+    told = 'the values of feature "kind" are equally frequent in the rows drawn: none is rarer than another'
+    assert trained(shop).warnings == [told]
+    shop.query("update shop.orders set kind = 'x'")
+    assert trained(shop).warnings == ['feature "kind" is constant or missing in the rows drawn']
+
+
+def test_only_such_categories_are_refused_by_name(shop: Database) -> None:
+    shop.query("alter table shop.orders add kind text")
+    shop.query("update shop.orders set kind = (array['x', 'y', 'z'])[1 + id % 3]")
+    shop.query("select relief.drop_detector('orders')")
+    shop.query("select relief.create_detector('orders', 'shop.orders', array['kind'])")
+    assert "or a category whose values are equally frequent" in str(refusal(shop))
+
+
+def test_the_number_of_rows_trained_on_is_never_above_that_of_the_table(shop: Database) -> None:
+    shop.query("analyze shop.orders")
+    shop.query("alter table shop.orders set (autovacuum_enabled = false)")
+    shop.query("insert into shop.orders (a, b) select n % 7, 1 + n % 5 from generate_series(1, 2000) as n")
+    every = trained(shop)
+    assert (every.rows, every.table_rows, every.table_rows_counted) == (5000, 5000, True)
+    assert document(shop)["provenance"]["table_rows_estimate"] == 5000
+    for request in (Request(where="id > 0"), Request(rows=5000), Request(rows=4999), Request(rows=1000)):
+        some = trained(shop, request=request)
+        assert some.rows <= some.table_rows
+        assert not some.table_rows_counted
+
+
 def test_a_model_that_differs_from_scikit_learn_is_not_stored(shop: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     # The thresholds as scikit-learn has them, without its rounding, are what parity must catch on float64 values.
     monkeypatch.setattr("relief_trainer.document.exact_thresholds", lambda thresholds: thresholds)
@@ -211,7 +252,7 @@ def test_an_ordinary_owner_trains_with_admin_rights_and_is_told_without(database
     database.query(f"create schema shop authorization {owner}")
     with pytest.raises(ReliefError, match="permission denied for schema relief") as caught:
         trained(database, dsn=database.dsn(owner))
-    assert caught.value.hint == "Ask for the rights: select relief.grant_admin('<role>');"
+    assert caught.value.hint == f"Ask a superuser for the rights: select relief.grant_admin('{owner}');"
     database.query(f"select relief.grant_admin('{owner}')")
     connection = database.connect(owner)
     make_orders(connection, schema=False)

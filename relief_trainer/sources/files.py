@@ -48,6 +48,8 @@ class FileSource(Source):
     def open(cls, uri: str) -> FileSource:
         """Open a path; its ending tells the format."""
         path = Path(unquote(urlsplit(uri).path) if uris.scheme(uri) == "file" and "://" in uri else uri)
+        if path.suffix and not path.is_dir() and _format_of(path) is None:
+            raise _unknown_format(path)
         if not path.exists():
             raise ReliefError(f"there is no file {path}", "Give a path, or a URI such as postgresql://…?table=orders.")
         named = path
@@ -55,7 +57,7 @@ class FileSource(Source):
             named = next((entry for entry in sorted(path.iterdir()) if _format_of(entry)), path)
         file_format = _format_of(named)
         if file_format is None:
-            raise ReliefError(f"{path} is of no format that can be read", f"Files end in {', '.join(FORMATS)}.")
+            raise _unknown_format(path)
         return cls(path, file_format)
 
     def columns(self) -> list[str]:
@@ -135,6 +137,10 @@ class _Rows(Sequence[Row]):
 
     def __iter__(self) -> Iterator[Row]:
         return zip(*(column.to_pylist() for column in self._columns), strict=True)
+
+
+def _unknown_format(path: Path) -> ReliefError:
+    return ReliefError(f"{path} is of no format that can be read", f"Files end in {', '.join(FORMATS)}.")
 
 
 def _format_of(path: Path) -> str | None:
