@@ -14,7 +14,6 @@ import pytest
 from helpers.database import Database
 from psycopg.conninfo import conninfo_to_dict
 
-from relief_trainer import flights
 from relief_trainer.cli import main
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
@@ -23,12 +22,10 @@ BLOCKS = re.findall(r"```(sql|sh|)\n(.*?)```", README, flags=re.DOTALL)
 
 @pytest.fixture
 def shop(database: Database) -> Database:
-    """Return a database whose ordinary role owns the flights and has what grant_admin gives."""
+    """Return a database whose ordinary role may make the flights' table and has what grant_admin gives."""
     role = database.role("app")
     database.query(f"grant create on schema public to {role}")
     database.query(f"select relief.grant_admin('{role}')")
-    with psycopg.connect(database.dsn(role)) as connection:
-        flights.load(connection)
     database.app = role
     return database
 
