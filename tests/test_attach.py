@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import psycopg
 import pytest
 from helpers.database import Database, query, refused, value
 from helpers.forests import add_model, stump
@@ -105,8 +106,31 @@ def test_views_can_be_scored_in_queries_but_not_attached(promoted: Connection, d
     add_model(promoted, "v", stump(FEATURES))
     query(promoted, "select relief.promote('v')")
     assert value(promoted, "select count(shop.relief_score(v)) from shop.v as v") == 500
-    with refused("42809", f'detector "v" cannot be attached: shop.v is a {kind}', "select relief_score(o) from"):
+    with refused(
+        "42809", f'detector "v" cannot be attached: shop.v is a {kind}', "select shop.relief_score(o) from shop.v as o;"
+    ):
         query(promoted, "select relief.attach('v')")
+    query(promoted, "select relief.create_detector('w', 'shop.v', '{a}', score_function => false)")
+    with refused("42809", hint="queries: select relief.score('w', to_jsonb(o)) from shop.v as o;"):
+        query(promoted, "select relief.attach('w')")
+
+
+def test_partition_is_told_of_its_parent_as_it_is(promoted: Connection) -> None:
+    query(promoted, "create table shop.sale (a integer, b float8) partition by range (a)")
+    query(promoted, "create table shop.sale_1 partition of shop.sale for values from (0) to (9)")
+    for name in ("sale", "sale_1"):
+        query(promoted, f"select relief.create_detector('{name}', 'shop.{name}', '{{a, b}}')")
+    hint = "select shop.relief_score(o) from shop.sale_1 as o; Or make a detector of shop.sale."
+    told = []
+    for _ in range(2):
+        with pytest.raises(psycopg.Error) as failure:
+            query(promoted, "select relief.attach('sale_1')")
+        assert failure.value.sqlstate == "42809"
+        assert hint in (failure.value.diag.message_hint or "")
+        told.append(failure.value.diag.message_primary)
+        query(promoted, "select relief.attach('sale')" if len(told) == 1 else "select 1")
+    cause = 'detector "sale_1" cannot be attached: shop.sale_1 is a partition of shop.sale'
+    assert told == [cause, f"{cause}, which has the columns"]
 
 
 def test_column_of_the_same_name_and_another_type_is_refused(promoted: Connection) -> None:

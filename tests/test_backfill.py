@@ -288,3 +288,20 @@ def test_backfill_under_policy_raise_stops_at_the_first_bad_row_and_goes_on_once
     database.query("call relief.backfill('orders')")
     assert told == [f'backfill of detector "orders": {len(left) - 1} rows scored']
     assert database.value(STALE, 1) == 0
+
+
+def test_backfill_inside_a_transaction_block_is_refused(attached: Database) -> None:
+    message, hint = (
+        "relief.backfill commits and cannot run inside a transaction block or a function",
+        "Call it on its own, with autocommit: call relief.backfill('orders');",
+    )
+    with refused("2D000", message, hint):
+        attached.query("begin; call relief.backfill('orders')")
+    attached.query(
+        "rollback; create function f() returns void language plpgsql as $$begin call relief.backfill('orders'); end$$"
+    )
+    with refused("2D000", message, hint):
+        attached.query("select f()")
+    assert attached.value(STALE, 1) == ROWS
+    attached.query("do $$begin call relief.backfill('orders'); end$$")
+    assert attached.value(STALE, 1) == 0

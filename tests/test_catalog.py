@@ -86,6 +86,8 @@ PUBLIC = {
     "relief._float8(numeric)",
     "relief._float8(double precision)",
     "relief._no_model(text)",
+    # A pure function, for the hint of the one before.
+    "relief._shell_quoted(text)",
 }
 
 

@@ -194,7 +194,7 @@ def test_whoever_may_read_the_table_may_explain_its_rows(database) -> None:
 def test_what_cannot_be_explained_is_refused(flights) -> None:
     with refused("42704", 'detector "none" does not exist', "List the detectors"):
         query(flights, "select relief.explain('none', '{}')")
-    with refused("42703", 'column "speed" of table public.flight does not exist', "The columns are"):
+    with refused("42703", 'column "speed" of table public.flight does not exist', "The detector reads: "):
         query(flights, "select * from relief.explain('flights', '{\"speed\": 1}')")
     with refused("22023", "is array, not a JSON object"):
         query(flights, "select * from relief.explain('flights', '[]')")

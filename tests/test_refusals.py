@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shlex
 from typing import Any
 
+import psycopg
 import pytest
 from helpers.database import Database, query, refused, value
 from helpers.forests import add_model, stump, told
@@ -110,7 +112,7 @@ def test_what_can_not_be_a_feature_is_refused(
 
 DETECTOR_REFUSALS: dict[str, tuple[str, str, str, str]] = {
     "no name": ("'', 'shop.orders', '{a}'", "42602", 'detector name "" is not of 1 to 63 bytes', "as its table"),
-    "null name": ("null, 'shop.orders', '{a}'", "42602", 'detector name "<NULL>" is not of 1 to 63 bytes', "as its"),
+    "null name": ("null, 'shop.orders', '{a}'", "22004", "the name of the detector is NULL", "as its table"),
     "long name": ("repeat('é', 32), 'shop.orders', '{a}'", "42602", "is not of 1 to 63 bytes", "as its table"),
     "no table": ("'x', null, '{a}'", "22004", 'detector "x" has no table', "such as 'public.orders'"),
     "unknown table": ("'x', 'shop.order', '{a}'", "42P01", 'relation "shop.order" does not exist', ""),
@@ -121,7 +123,7 @@ DETECTOR_REFUSALS: dict[str, tuple[str, str, str, str]] = {
         'table shop.empty has no column that makes a feature of detector "x"',
         "See why: select * from relief.suggest_features('shop.empty');",
     ),
-    "a null feature": ("'x', 'shop.orders', '{a, null}'", "22023", 'detector "x" has no features', "Name columns"),
+    "a null feature": ("'x', 'shop.orders', '{a, null}'", "22004", 'feature 2 of detector "x" is NULL', "orders: id"),
     "both": (
         "'x', 'shop.orders', '{a}', contamination => 0.1, threshold => 0.6",
         "22023",
@@ -149,9 +151,15 @@ DETECTOR_REFUSALS: dict[str, tuple[str, str, str, str]] = {
         "'x', 'shop.orders', '{a}', time_column => 'a'",
         "42703",
         'time column "a" of detector "x" is not a date or timestamp column of table shop.orders',
-        COLUMNS,
+        "The date and timestamp columns are: at, day.",
     ),
-    "unknown time column": ("'x', 'shop.orders', '{a}', time_column => 'zz'", "42703", 'time column "zz" of', COLUMNS),
+    "unknown time column": ("'x', 'shop.orders', '{a}', time_column => 'zz'", "42703", 'time column "zz"', "at, day."),
+    "time column of a table without any": (
+        "'x', 'shop.wide', '{c1}', time_column => 'c1'",
+        "42703",
+        'time column "c1" of detector "x" is not a date or timestamp column of table shop.wide',
+        "The table has none: leave time_column out.",
+    ),
     "two features of a name": (
         "'x', 'shop.orders', '{a, b AS a}', score_function => false",
         "42701",
@@ -173,7 +181,7 @@ DETECTOR_REFUSALS: dict[str, tuple[str, str, str, str]] = {
     "score function of another": (
         "'x', 'shop.orders', '{a}'",
         "42723",
-        'function relief_score(shop.orders) already exists of detector "orders"',
+        'function relief_score(shop.orders) already exists for detector "orders"',
         "score_function => false",
     ),
     "name that is taken": (
@@ -181,6 +189,18 @@ DETECTOR_REFUSALS: dict[str, tuple[str, str, str, str]] = {
         "42710",
         'detector "orders" already exists',
         "select relief.drop_detector('orders');",
+    ),
+    "name that is taken, and other mistakes": (
+        "'orders', 'shop.orders', '{zz}'",
+        "42710",
+        'detector "orders" already exists',
+        "Choose another name, or first: select relief.drop_detector('orders');",
+    ),
+    "feature's mistake before another's score function": (
+        "'x', 'shop.orders', '{zz}'",
+        "42703",
+        'feature "zz" cannot be computed on table shop.orders',
+        COLUMNS,
     ),
     "unknown option": ("'x', 'shop.orders', '{a}', contaminaton => 0.1", "42883", "does not exist", ""),
 }  # fmt: skip
@@ -195,6 +215,62 @@ def test_what_can_not_be_a_detector_is_refused(
     with refused(sqlstate, message, hint):
         query(shop, f"select relief.create_detector({arguments})")
     assert query(shop, "select name from relief.detector") == ["orders"]
+
+
+def test_options_that_take_names_are_told_bare_names(database: Database) -> None:
+    database.query('create table odd ("At" timestamptz, "Who is it" text, amount integer)')
+    with refused("42703", 'time column "at" of detector "x"', "The date and timestamp columns are: At."):
+        database.query("select relief.create_detector('x', 'odd', '{amount}', time_column => 'at')")
+    with refused("42703", 'entity column "who" of detector "x"', "The columns are: At, Who is it, amount."):
+        database.query("select relief.create_detector('x', 'odd', '{amount}', entity => '{who}')")
+    database.query(
+        "select relief.create_detector('x', 'odd', '{amount}', time_column => 'At', entity => '{Who is it}')"
+    )
+
+
+def test_role_that_may_not_create_functions_in_the_schema_is_told_the_grant(database: Database) -> None:
+    app, stranger = database.role("app"), database.role("My App")
+    for role in (app, stranger):
+        database.query(f"select relief.grant_admin('\"{role}\"')")
+    database.query(f'create schema "My Shop"; grant usage on schema "My Shop" to "{app}", "{stranger}"')
+    database.query(f'create table "My Shop".orders (a integer); alter table "My Shop".orders owner to "{app}"')
+    database.query(f'grant "{app}" to "{stranger}"')
+    creation = """select relief.create_detector('orders', '"My Shop".orders', '{a}')"""
+    message = f'role "{stranger}" may not create functions in schema "My Shop", where those of a detector of table'
+    grant = 'As the owner of the schema: grant create on schema "My Shop" to {};'
+    for role, quoted in ((app, app), (stranger, f'"{stranger}"')):
+        with refused("42501", message.replace(stranger, role), grant.format(quoted)):
+            query(database.connect(role), creation)
+    # What is made is given to the table's owner, who must be allowed to have it there.
+    database.query(f'grant create on schema "My Shop" to "{stranger}"')
+    with refused("42501", message.replace(stranger, app), grant.format(app)):
+        query(database.connect(stranger), creation)
+    database.query(f'grant create on schema "My Shop" to {app}')
+    query(database.connect(stranger), creation)
+
+
+@pytest.mark.parametrize("name", ["My Detector", "it's", "$(date)", "Käufe", "orders-2.eu"])
+def test_names_in_commands_are_quoted_for_a_shell(database: Database, name: str) -> None:
+    database.query("create table plain (a integer)")
+    database.query("select relief.create_detector(%s, 'plain', '{a}')", name)
+    (problem,) = database.query("select result from relief.check() where \"check\" like 'detector %'")
+    command = problem.removeprefix("no model is promoted; ")
+    with refused("42704", "has no model", f"Train one: {command.removesuffix(' --promote')}"):
+        database.query("select relief.promote(%s)", name)
+    assert shlex.split(command) == ["relief", "train", name, "--promote"]
+    # The command is as it would be typed.
+    assert (name in command.split()) == (name == "orders-2.eu")
+    with pytest.raises(psycopg.Error) as failure:
+        database.query("select relief.score(%s, '{}')", name)
+    assert failure.value.sqlstate == "55000"
+    hint = failure.value.diag.message_hint or ""
+    assert hint.startswith(f"Train one: {command}, or promote one: ")
+
+
+def test_feature_without_a_name_is_called_as_it_is_written(database: Database) -> None:
+    database.query("create table plain (a integer)")
+    database.query("select relief.create_detector('plain', 'plain', array['a * 2', 'A', 'a+1 AS next'])")
+    assert database.query("select name from relief.feature order by position") == ["a * 2", "a", "next"]
 
 
 def test_function_that_is_not_reliefs_is_told_without_a_detector(shop: Connection) -> None:

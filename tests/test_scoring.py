@@ -74,7 +74,7 @@ def test_infinities_and_nan_are_scored_by_name(orders: Connection) -> None:
 @pytest.mark.parametrize(
     ("row", "sqlstate", "message", "hint"),
     [
-        ('{"zz": 1}', "42703", 'column "zz" of table shop.orders does not exist', "The columns are: id, a, b, note."),
+        ('{"zz": 1}', "42703", 'column "zz" of table shop.orders does not exist', "The detector reads: a, b."),
         ("[1]", "22023", 'row for detector "orders" is array, not a JSON object', "'{\"amount\": 12.5}'"),
         (None, "22023", 'row for detector "orders" is NULL, not a JSON object', "column names and values"),
         ('{"a": "many"}', "22P02", 'invalid input syntax for type integer: "many"', ""),
@@ -116,7 +116,7 @@ def test_nineteen_models_in_one_session_score_as_each_does_alone(orders: Connect
 
 def test_two_detectors_share_a_table_but_not_relief_score(orders: Connection) -> None:
     with refused(
-        "42723", 'function relief_score(shop.orders) already exists of detector "orders"', "score_function => false"
+        "42723", 'function relief_score(shop.orders) already exists for detector "orders"', "score_function => false"
     ):
         query(orders, "select relief.create_detector('second', 'shop.orders', '{a}')")
     query(orders, "select relief.create_detector('second', 'shop.orders', '{a}', score_function => false)")

@@ -218,6 +218,18 @@ comment on function relief._judge(text, text, text, double precision[], text[], 
   'Scores a row by a model and judges it by a rule that this session holds: returns the companion columns, and in full also threshold, '
   'verdict and severity.';
 
+create function relief._shell_quoted(word text)
+  returns text
+  language sql
+  immutable
+  parallel safe
+  set search_path = pg_catalog, pg_temp
+as $$
+  -- No backslash: not every session reads one in a literal as itself.
+  select case when word ~ '^[A-Za-z0-9_.,:@%+/-]+$' then word else '''' || replace(word, '''', '''"''"''') || '''' end
+$$;
+comment on function relief._shell_quoted(text) is 'Returns a word as a shell takes it, quoted where it must be, for a hint.';
+
 create function relief._no_model(detector text)
   returns double precision[]
   language plpgsql
@@ -228,7 +240,7 @@ as $$
 begin
   raise exception 'detector "%" has no promoted model', detector
     using errcode = 'object_not_in_prerequisite_state',
-          hint = format('Train one: relief train %s --promote, or promote one: select relief.promote(%L);', detector, detector);
+          hint = format('Train one: relief train %s --promote, or promote one: select relief.promote(%L);', relief._shell_quoted(detector), detector);
 end
 $$;
 comment on function relief._no_model(text) is 'Stands in for a verdict until a first model is promoted: raises an error that says so.';

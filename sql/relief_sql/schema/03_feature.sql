@@ -22,6 +22,19 @@ as $$
 $$;
 comment on function relief._column_list(regclass) is 'Returns the names of a relation''s columns, for a hint.';
 
+create function relief._column_names(relation regclass)
+  returns text
+  language sql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+  select string_agg(attname, ', ' order by attnum)
+  from pg_attribute
+  where attrelid = relation and attnum > 0 and not attisdropped
+$$;
+comment on function relief._column_names(regclass) is
+  'Returns the names of a relation''s columns, for a hint about an option that takes names as they are, not as SQL writes them.';
+
 create function relief._probe_feature(relation regclass, expression text, name_path text)
   returns pg_node_tree
   language plpgsql

@@ -33,15 +33,15 @@ begin
   features := coalesce(features, relief._suggested_features(name, relation, time_zone));
   perform relief._require_profile_options(
     name, relation, time_column, entity, season, verdict, deviation_threshold, min_history, profile_window, scale, time_zone, cardinality(features));
-  if score_function then
-    perform relief._require_free_score_function(relation);
-  end if;
   checked := array(select relief._check_feature(relation, f.feature, name_path) from unnest(features) with ordinality as f (feature, n) order by f.n);
   perform relief._require_distinct_names(checked, relation);
   attributes := array(select distinct a from unnest(checked) as f, unnest(f.columns) as a order by a);
   if attributes = '{}' then
     raise exception 'the features of detector "%" read no column of table %', name, relation
       using errcode = 'invalid_parameter_value', hint = format('The columns are: %s.', relief._column_list(relation));
+  end if;
+  if score_function then
+    perform relief._require_free_score_function(relation);
   end if;
   parts := relief._parts_of(checked, relation);
 
@@ -57,8 +57,7 @@ begin
   on conflict do nothing
   returning * into d;
   if not found then
-    raise exception 'detector "%" already exists', name
-      using errcode = 'duplicate_object', hint = format('Choose another name, or first: select relief.drop_detector(%L);', name);
+    perform relief._raise_detector_exists(name);
   end if;
   perform relief._note_attributes(name);
   insert into relief.feature (detector_id, position, name, expression, columns, part, kind, scale, transform, unit, origin, bin_width)
@@ -80,10 +79,23 @@ $$;
 comment on function relief.create_detector(text, regclass, text[], double precision, double precision, name, text, name[], text, text,
                                            double precision, integer, interval, text[], text, boolean, text) is
   'Makes a detector: a name for a table and the features by which its rows are compared, each an expression, AS a name where it isn''t '
-  'a column; those of relief.suggest_features if none are given. contamination is the share of rows to flag (0.01 unless a fixed threshold is given). on_error is pass or raise. '
+  'a column (without one, it is called as it is written); those of relief.suggest_features if none are given. contamination is the share of rows to flag (0.01 unless a fixed threshold is given). on_error is pass or raise. '
   'entity names the columns of the thing a row is about, season is hour_of_day, day_of_week or hour_of_week of time_column: rows are '
   'compared with the history of the same. verdict is score, deviation, either or both. scale gives each feature auto, linear or log. '
   'score_function => false leaves relief_score(row) to another detector of the table. Names in expressions are looked up in name_path.';
+
+create function relief._raise_detector_exists(name text)
+  returns void
+  language plpgsql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+begin
+  raise exception 'detector "%" already exists', name
+    using errcode = 'duplicate_object', hint = format('Choose another name, or first: select relief.drop_detector(%L);', name);
+end
+$$;
+comment on function relief._raise_detector_exists(text) is 'Raises the error for a detector whose name is taken.';
 
 create function relief._require_detector_options(
     name text, relation regclass, features text[], contamination double precision, threshold double precision, time_column name, on_error text)
@@ -94,7 +106,11 @@ create function relief._require_detector_options(
 as $$
 #variable_conflict use_variable
 begin
-  if name is null or name = '' or octet_length(name) > 63 then
+  if name is null then
+    raise exception 'the name of the detector is NULL'
+      using errcode = 'null_value_not_allowed', hint = 'Name the detector as its table.';
+  end if;
+  if name = '' or octet_length(name) > 63 then
     raise exception 'detector name "%" is not of 1 to 63 bytes', name
       using errcode = 'invalid_name', hint = 'Name the detector as its table.';
   end if;
@@ -103,7 +119,16 @@ begin
       using errcode = 'null_value_not_allowed', hint = 'Give the table as the second argument, such as ''public.orders''.';
   end if;
   perform relief._require_owner(relation);
-  if cardinality(features) = 0 or array_position(features, null) is not null then
+  if exists (select from relief.detector as d where d.name = $1) then
+    perform relief._raise_detector_exists(name);
+  end if;
+  perform relief._require_place(relation);
+  if array_position(features, null) is not null then
+    raise exception 'feature % of detector "%" is NULL', array_position(features, null), name
+      using errcode = 'null_value_not_allowed',
+            hint = format('Name columns or expressions of table %s: %s.', relation, relief._column_list(relation));
+  end if;
+  if cardinality(features) = 0 then
     raise exception 'detector "%" has no features', name
       using errcode = 'invalid_parameter_value',
             hint = format('Name columns or expressions of table %s: %s. Or leave features out: those of relief.suggest_features(%L) are taken.',
@@ -130,7 +155,13 @@ begin
       where attrelid = relation and attname = time_column and attnum > 0 and not attisdropped
         and atttypid = any ('{date, timestamp, timestamptz}'::regtype[])) then
     raise exception 'time column "%" of detector "%" is not a date or timestamp column of table %', time_column, name, relation
-      using errcode = 'undefined_column', hint = format('The columns are: %s.', relief._column_list(relation));
+      using errcode = 'undefined_column',
+            hint = coalesce(
+              (select 'The date and timestamp columns are: ' || string_agg(attname, ', ' order by attnum) || '.'
+               from pg_attribute
+               where attrelid = relation and attnum > 0 and not attisdropped
+                 and atttypid = any ('{date, timestamp, timestamptz}'::regtype[])),
+              'The table has none: leave time_column out.');
   end if;
 end
 $$;
@@ -152,6 +183,33 @@ begin
 end
 $$;
 comment on function relief._require_owner(regclass) is 'Raises an error unless the current role has the rights of a table''s owner.';
+
+create function relief._require_place(relation regclass)
+  returns void
+  language plpgsql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  lacking name;
+begin
+  -- Whoever makes a function must be allowed to, and whoever is given it as well; unless by a superuser.
+  select r.rolname into lacking
+  from pg_class as c
+  join pg_roles as r on r.rolname in (current_user, pg_get_userbyid(c.relowner))
+  where c.oid = relation and not has_schema_privilege(r.oid, c.relnamespace, 'create')
+    and not (select rolsuper from pg_roles where rolname = current_user)
+  order by r.rolname = current_user desc
+  limit 1;
+  if found then
+    raise exception 'role "%" may not create functions in schema %, where those of a detector of table % must be',
+                    lacking, quote_ident(relief._schema_of(relation)), relation
+      using errcode = 'insufficient_privilege',
+            hint = format('As the owner of the schema: grant create on schema %I to %I;', relief._schema_of(relation), lacking);
+  end if;
+end
+$$;
+comment on function relief._require_place(regclass) is 'Raises an error unless the generated functions can be made beside a table.';
 
 create function relief._suggested_features(name text, relation regclass, time_zone text)
   returns text[]
@@ -191,7 +249,7 @@ begin
   limit 1;
   if found or entity is null then
     raise exception 'entity column "%" of detector "%" is not a column of table %', coalesce(unknown, 'NULL'), name, relation
-      using errcode = 'undefined_column', hint = format('The columns are: %s.', relief._column_list(relation));
+      using errcode = 'undefined_column', hint = format('The columns are: %s.', relief._column_names(relation));
   end if;
   select c into unknown from unnest(entity) as c group by c having count(*) > 1 limit 1;
   if found then
@@ -280,7 +338,7 @@ begin
   if relief._score_function(relation) is null then
     return;
   end if;
-  select format(' of detector "%s"', d.name) into holder
+  select format(' for detector "%s"', d.name) into holder
   from relief.detector as d
   where d.relation = $1 and d.score_function;
   raise exception 'function relief_score(%) already exists%', relation, coalesce(holder, '')

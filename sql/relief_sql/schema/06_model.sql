@@ -54,7 +54,7 @@ declare
 begin
   if m.features <> features then
     raise exception 'version % takes the features %, but detector "%" has %', m.version, m.features, d.name, features
-      using errcode = 'object_not_in_prerequisite_state', hint = format('Train the detector: relief train %s', d.name);
+      using errcode = 'object_not_in_prerequisite_state', hint = format('Train the detector: relief train %s', relief._shell_quoted(d.name));
   end if;
   select f.name, f.kind, g.value ->> 'kind' as trained_kind into other
   from relief.feature as f
@@ -63,7 +63,7 @@ begin
   limit 1;
   if found then
     raise exception 'version % takes "%" for a %, but for detector "%" it is a %', m.version, other.name, other.trained_kind, d.name, other.kind
-      using errcode = 'object_not_in_prerequisite_state', hint = format('Train the detector: relief train %s', d.name);
+      using errcode = 'object_not_in_prerequisite_state', hint = format('Train the detector: relief train %s', relief._shell_quoted(d.name));
   end if;
 end
 $$;
@@ -88,7 +88,7 @@ begin
       using errcode = 'undefined_object',
             hint = coalesce(
               (select 'The versions are: ' || string_agg(e.version::text, ', ' order by e.version) || '.' from relief.model as e where e.detector_id = d.id),
-              format('Train one: relief train %s', d.name));
+              format('Train one: relief train %s', relief._shell_quoted(d.name)));
   end if;
   perform relief._require_features(d, m);
   perform relief._require_generated(d);

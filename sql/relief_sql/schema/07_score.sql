@@ -8,7 +8,8 @@ create type relief._target as (
   categories text,
   judgement text,
   explanation text,
-  on_error  text
+  on_error  text,
+  columns   name[]
 );
 comment on type relief._target is 'What a caller who doesn''t own a detector''s table needs to score a row: names of functions, and the policy.';
 
@@ -28,7 +29,7 @@ begin
   end if;
   return row(d.name, d.relation, relief._completed(d, format('jsonb_populate_record(null::%s, $1)', d.relation)), relief._features_call(d, 'o'),
              relief._categories_call(d, 'o'), relief._judgement_call(d, 'o', '$1', '$2', true), relief._explain_query(d, 'o'),
-             d.on_error)::relief._target;
+             d.on_error, array(select distinct c from unnest(d.columns || d.entity || d.time_column) as c where c is not null order by c))::relief._target;
 end
 $$;
 comment on function relief._find(text) is 'Returns where a detector''s functions are; whoever may score may know.';
@@ -53,7 +54,7 @@ begin
   limit 1;
   if found then
     raise exception 'column "%" of table % does not exist', unknown, target.relation
-      using errcode = 'undefined_column', hint = format('The columns are: %s.', relief._column_list(target.relation));
+      using errcode = 'undefined_column', hint = format('The detector reads: %s.', array_to_string(target.columns, ', '));
   end if;
 end
 $$;

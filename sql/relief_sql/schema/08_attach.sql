@@ -36,7 +36,7 @@ begin
   end if;
   if d.promoted_version is null then
     raise notice 'detector "%" has no promoted model yet: rows get a NULL score until it has', d.name
-      using hint = format('Train one: relief train %s --promote', d.name);
+      using hint = format('Train one: relief train %s --promote', relief._shell_quoted(d.name));
   end if;
 end
 $$;
@@ -78,7 +78,10 @@ as $$
            format('Or loosen it from its type: alter table %s not of;', c.oid::regclass)
     where c.reloftype <> 0
     union all
-    select format('is a partition of %s, which has the columns', pg_partition_root(c.oid)),
+    select format('is a partition of %s', pg_partition_root(c.oid))
+           || case when exists (select from pg_attribute
+                                where attrelid = pg_partition_root(c.oid) and attname = 'relief_anomaly_score' and not attisdropped)
+                then ', which has the columns' else '' end,
            format('Or make a detector of %s.', pg_partition_root(c.oid))
     where c.relispartition
     union all
@@ -99,6 +102,17 @@ $$;
 comment on function relief._why_not_attachable(regclass) is
   'Returns why a relation can''t have companion columns and a trigger that sees all its rows, and what else to do; no row if it can.';
 
+create function relief._score_query(d relief.detector)
+  returns text
+  language sql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+  select case when d.score_function then format('select %I.relief_score(o) from %s as o;', relief._schema_of(d.relation), d.relation)
+              else format('select relief.score(%L, to_jsonb(o)) from %s as o;', d.name, d.relation) end
+$$;
+comment on function relief._score_query(relief.detector) is 'Returns a statement that scores what is in a detector''s table, for a hint.';
+
 create function relief._require_attachable(d relief.detector)
   returns void
   language plpgsql
@@ -113,7 +127,7 @@ begin
   select r.reason, r.advice into reason, advice from relief._why_not_attachable(d.relation) as r;
   if found then
     raise exception 'detector "%" cannot be attached: % %', d.name, d.relation, reason
-      using errcode = 'wrong_object_type', hint = concat('Score it in queries: select relief_score(o) from … as o.', advice);
+      using errcode = 'wrong_object_type', hint = concat('Score it in queries: ', relief._score_query(d), advice);
   end if;
   select t.tgname into holder
   from pg_trigger as t

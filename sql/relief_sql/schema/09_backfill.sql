@@ -113,6 +113,21 @@ as $$
 $$;
 comment on function relief._blocks_of_rows(regclass, bigint) is 'Returns about how many blocks hold a number of rows.';
 
+create function relief._atomic_refusal()
+  returns text
+  language plpgsql
+  set search_path = pg_catalog, pg_temp
+as $$
+begin
+  commit;
+  return null;
+exception when invalid_transaction_termination then
+  return sqlerrm;
+end
+$$;
+comment on function relief._atomic_refusal() is
+  'Returns what the server says, in the language of its messages, to a commit where none can be: in a function there never can.';
+
 -- A procedure that commits can neither pin its search_path nor have definer rights: every name in it is qualified.
 create procedure relief.backfill(detector text, batch_rows integer default 10000)
   language plpgsql
@@ -127,6 +142,16 @@ declare
   progress record;
   reported timestamp with time zone := pg_catalog.clock_timestamp();
 begin
+  -- Under a handler a commit fails always; but inside a transaction block, or a function, with a message of its own.
+  begin
+    commit;
+  exception when invalid_transaction_termination then
+    if sqlerrm operator(pg_catalog.=) relief._atomic_refusal() then
+      raise exception 'relief.backfill commits and cannot run inside a transaction block or a function'
+        using errcode = 'invalid_transaction_termination',
+              hint = pg_catalog.format('Call it on its own, with autocommit: call relief.backfill(%L);', detector);
+    end if;
+  end;
   if batch_rows operator(pg_catalog.<) 1 then
     raise exception 'batch_rows is %, not at least 1', batch_rows
       using errcode = 'numeric_value_out_of_range', hint = 'A batch is committed at a time; 10000 rows is the default.';

@@ -51,7 +51,7 @@ begin
     join pg_roles as r on r.oid = c.relowner and not r.rolsuper and not r.rolbypassrls
     where c.oid = d.relation and c.relrowsecurity and c.relforcerowsecurity;
   if d.promoted_version is null then
-    return next format('no model is promoted; relief train %s --promote', d.name);
+    return next format('no model is promoted; relief train %s --promote', relief._shell_quoted(d.name));
   end if;
   if relief._trigger_function(d) is not null then
     return query select * from relief._check_attached(d);

@@ -8,7 +8,7 @@ as $$
 begin
   execute format('grant usage on schema relief to %s', role);
   execute format('grant execute on function relief.score(text, jsonb), relief.detect(text, jsonb), relief._find(text), '
-                 'relief.explain(text, jsonb), relief._require_columns(relief._target, jsonb), relief._column_list(regclass), '
+                 'relief.explain(text, jsonb), relief._require_columns(relief._target, jsonb), '
                  'relief._raise_no_detector(text) to %s', role);
 end
 $$;
@@ -64,5 +64,6 @@ grant execute on function
   relief._float8(numeric),
   relief._float8(double precision),
   relief._forest(text),
-  relief._no_model(text)
+  relief._no_model(text),
+  relief._shell_quoted(text)
   to public;
