@@ -25,6 +25,7 @@ STATE = {
     },
     "status": "select * from relief.status",
     "check": "select * from relief.check()",
+    "frequencies": "select frequencies from relief.profile where frequencies is not null",
     "functions": "select proname, proowner::regrole::text, proacl::text, proparallel, provolatile, "
     "obj_description(oid, 'pg_proc') from pg_proc where pronamespace = 'shop'::regnamespace order by 1",
 }
@@ -47,6 +48,8 @@ def original(request: pytest.FixtureRequest, empty_database: Database) -> Databa
     query(connection, "select relief.set_tolerance('orders', 'a', min_absolute => 0.5)")
     query(connection, """select relief.label('orders', '{"id": 7}', true, 'a typing error')""")
     query(connection, "insert into shop.orders (a, b) values (-100, 1)")
+    query(connection, "select relief.create_detector('notes', 'shop.orders', '{note}', score_function => false)")
+    query(connection, "select relief.refresh_profile('notes')")
     return database
 
 

@@ -1,6 +1,6 @@
 -- Profiles: the historical normal of a detector's features. Moments and histograms are kept a day at a time, in buckets that can be
 -- made again; what a row is judged by is merged from them: one row of relief.profile for an entity and season.
--- All figures are on the feature's own scale, counted from its origin: far from zero nothing cancels.
+-- All figures are on the feature's own scale, counted from its origin: far from zero nothing cancels. Categories have frequencies instead.
 
 create table relief.bucket (
   detector_id integer not null references relief.detector on delete cascade,
@@ -16,6 +16,8 @@ create table relief.bucket (
   maximum     double precision,
   bins        bigint[] not null,
   bin_counts  bigint[] not null,
+  categories  text[],
+  category_counts bigint[],
   primary key (detector_id, entity, season, day, position)
 );
 create index bucket_day_idx on relief.bucket (detector_id, day);
@@ -25,6 +27,8 @@ comment on column relief.bucket.season is 'The hour or day that the season count
 comment on column relief.bucket.day is 'In the detector''s time zone; -infinity where a row has no time, or the detector no time column.';
 comment on column relief.bucket.m2 is 'Sum of squared differences from the mean (Chan, Golub, LeVeque 1983), to be merged without cancellation.';
 comment on column relief.bucket.bins is 'The bins that hold values: bin b spans b to b + 1 times the feature''s bin width.';
+comment on column relief.bucket.categories is
+  'Of a category alone: the 100 most frequent of the day of up to 200 characters each, and NULL where it was missing; all others are the rest of the rows.';
 
 create table relief.profile (
   detector_id  integer not null references relief.detector on delete cascade,
@@ -43,6 +47,7 @@ create table relief.profile (
   minimum      double precision[] not null,
   maximum      double precision[] not null,
   null_rate    double precision[] not null,
+  frequencies  jsonb,
   figures      double precision[] not null generated always as (
     (case when entity <> '' then 2 else 0 end + case when season >= 0 then 1 else 0 end)::double precision
     || count || mean || stddev || median || spread || spread_floor) stored,
@@ -54,6 +59,8 @@ comment on column relief.profile.entity is 'See relief.bucket.';
 comment on column relief.profile.season is 'See relief.bucket.';
 comment on column relief.profile.complete is 'Whether every feature has min_history values, so that no coarser level needs to be read.';
 comment on column relief.profile.count is 'Values: neither NULL, NaN nor infinite.';
+comment on column relief.profile.frequencies is
+  'For people to read: {"feature": {"values": {"category": rows, …}, "other": rows, "missing": rows}, …} with the 20 most frequent; NULL without categories.';
 comment on column relief.profile.spread is '1.4826 times the median absolute deviation, which for a normal distribution is the standard deviation.';
 comment on column relief.profile.figures is 'What the runtime compares with: the level''s number, then six figures of all features.';
 comment on column relief.profile.spread_floor is 'A tenth of the global spread: no history is taken for more constant than that.';
@@ -196,6 +203,30 @@ as $$
   select coalesce('coalesce(' || relief._local_time_text(d, row_name) || '::pg_catalog.date, ''-infinity'')', '''-infinity''::pg_catalog.date')
 $$;
 comment on function relief._day_text(relief.detector, text) is 'Returns the expression of the day whose bucket a row is in.';
+
+create function relief._history_text(d relief.detector, days text, given text)
+  returns text
+  language sql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+  select format($sql$
+    select r.day, level.entity, level.season, r.given
+    from (select %1$s as day, %2$s as entity, %3$s as season, %4$s as given from %5$s as o where %6$s and %7$s) as r
+    cross join lateral (values (3, r.entity, r.season), (2, r.entity, -1::smallint), (1, '', r.season), (0, '', -1::smallint)) as level (number, entity, season)
+    where level.number = any (%8$L) and (level.number < 2 or r.entity <> '') and (mod(level.number, 2) = 0 or r.season >= 0)
+    $sql$,
+    relief._day_text(d, 'o'), relief._entity_text(d, 'o'), relief._season_text(d, 'o'), given, d.relation, days, relief._ordinary_text(d),
+    case
+      when d.entity <> '{}' and d.season is not null then '{3, 2, 0}'
+      when d.entity <> '{}' then '{2, 0}'
+      when d.season is not null then '{1, 0}'
+      else '{0}'
+    end)
+$$;
+comment on function relief._history_text(relief.detector, text, text) is
+  'Returns the query for the baseline''s rows of the days that a condition on rows, called o, picks: what an expression gives of each, '
+  'once for each entity and season that it counts for.';
 
 create function relief._key_text(d relief.detector, row_name text)
   returns text

@@ -152,18 +152,12 @@ as $$
 declare
   statement constant text := $sql$
     insert into relief.bucket (detector_id, entity, season, day, position, rows, count, mean, m2, minimum, maximum, bins, bin_counts)
-    with source as (
-      select %1$s as day, %2$s as entity, %3$s as season, coalesce(%7$s, $3) as numbers
-      from %4$s as o
-      where %5$s and %6$s
-    ), placed as (
-      select s.day, level.entity, level.season, v.position::integer as position, v.value, f.bin_width,
+    with placed as (
+      select s.day, s.entity, s.season, v.position::integer as position, v.value, f.bin_width,
              case when abs(v.value) < 1e150 then relief._scaled(v.value, f.transform, f.unit, f.origin) end as place
-      from source as s
-      cross join lateral (values (3, s.entity, s.season), (2, s.entity, -1::smallint), (1, '', s.season), (0, '', -1::smallint)) as level (number, entity, season)
-      cross join lateral unnest(s.numbers) with ordinality as v (value, position)
-      join relief.feature as f on f.detector_id = $1 and f.position = v.position
-      where level.number = any ($2) and (level.number < 2 or s.entity <> '') and (mod(level.number, 2) = 0 or s.season >= 0)
+      from (%1$s) as s
+      cross join lateral unnest(s.given) with ordinality as v (value, position)
+      join relief.feature as f on f.detector_id = $1 and f.position = v.position and f.kind = 'number'
     ), binned as (
       select p.day, p.entity, p.season, p.position, b.bin, count(*) as rows,
              avg(p.place) as mean, var_pop(p.place) * count(*) as m2, min(p.value) as minimum, max(p.value) as maximum
@@ -186,25 +180,18 @@ declare
     from centered as c
     group by c.entity, c.season, c.day, c.position
   $sql$;
-  parts constant text[] := array[
-    relief._day_text(d, 'o'), relief._entity_text(d, 'o'), relief._season_text(d, 'o'), d.relation::text, days, relief._ordinary_text(d)];
   missing constant double precision[] := array(select null::double precision from relief.feature as f where f.detector_id = d.id);
-  levels constant integer[] := case
-    when d.entity <> '{}' and d.season is not null then '{3, 2, 0}'
-    when d.entity <> '{}' then '{2, 0}'
-    when d.season is not null then '{1, 0}'
-    else '{0}'
-  end;
 begin
   begin
-    execute format(statement, variadic parts || relief._features_call(d, 'o')) using d.id, levels, missing;
+    execute format(statement, relief._history_text(d, days, format('coalesce(%s, $2)', relief._features_call(d, 'o')))) using d.id, missing;
   exception when data_exception or integrity_constraint_violation or plpgsql_error or external_routine_exception then
     -- Some row's features fail: guard each row, which is slower; that row's values are missing.
-    execute format(statement, variadic parts || relief._guarded_call(d, 'o')) using d.id, levels, missing;
+    execute format(statement, relief._history_text(d, days, format('coalesce(%s, $2)', relief._guarded_call(d, 'o')))) using d.id, missing;
   end;
 end
 $$;
-comment on function relief._fill_buckets(relief.detector, text) is 'Makes the buckets of the days that a condition on rows, called o, picks.';
+comment on function relief._fill_buckets(relief.detector, text) is
+  'Makes the buckets of the numbers of the days that a condition on rows, called o, picks.';
 
 create function relief._merge_buckets(d relief.detector)
   returns bigint
@@ -215,14 +202,15 @@ create function relief._merge_buckets(d relief.detector)
   set jit = off
 as $$
 declare
-  categories constant integer[] := array(select f.position from relief.feature as f where f.detector_id = d.id and f.kind = 'category');
+  category_positions constant integer[] := array(select f.position from relief.feature as f where f.detector_id = d.id and f.kind = 'category');
+  names constant text[] := array(select f.name from relief.feature as f where f.detector_id = d.id order by f.position);
   merged bigint;
 begin
   delete from relief.profile as p
   using pg_temp.relief_touched as t
   where p.detector_id = d.id and p.entity = t.entity and p.season = t.season;
   insert into relief.profile (detector_id, entity, season, rows, complete, count, mean, stddev, median, spread, spread_floor,
-                              p01, p99, minimum, maximum, null_rate)
+                              p01, p99, minimum, maximum, null_rate, frequencies)
   with centered as (
     select p.*, sum(p.count * p.mean) over one / nullif(sum(p.count) over one, 0) as center
     from pg_temp.relief_part as p
@@ -278,17 +266,34 @@ begin
     from moment as m
     left join deviation as v using (entity, season, position)
     where m.entity = '' and m.season = -1
+  ), category as (
+    select p.entity, p.season, p.position, c.category, sum(c.count) as count,
+           row_number() over (partition by p.entity, p.season, p.position order by c.category is null, sum(c.count) desc, c.category collate "C") as rank
+    from pg_temp.relief_part as p
+    cross join lateral unnest(p.categories, p.category_counts) as c (category, count)
+    where category_positions <> '{}' and p.position = any (category_positions)
+    group by p.entity, p.season, p.position, c.category
+  ), frequency as (
+    select c.entity, c.season, c.position, jsonb_object_agg(c.category, c.count) filter (where c.category is not null and c.rank <= 20) as categories,
+           sum(c.count) filter (where c.category is not null and c.rank <= 20) as told, sum(c.count) filter (where c.category is null) as missing
+    from category as c
+    group by c.entity, c.season, c.position
   )
-  select d.id, m.entity, m.season, max(m.rows), bool_and(m.count >= d.min_history or m.position = any (categories)),
+  select d.id, m.entity, m.season, max(m.rows), bool_and(m.count >= d.min_history or m.position = any (category_positions)),
          array_agg(m.count order by m.position), array_agg(m.mean order by m.position), array_agg(m.stddev order by m.position),
          array_agg(q.median order by m.position), array_agg(v.spread order by m.position), array_agg(e.spread_floor order by m.position),
          array_agg(q.p01 order by m.position), array_agg(q.p99 order by m.position),
          array_agg(m.minimum order by m.position), array_agg(m.maximum order by m.position),
-         array_agg(1 - m.count / nullif(m.rows, 0) order by m.position)
+         array_agg(case when m.position = any (category_positions) then coalesce(y.missing, 0) / nullif(m.rows, 0)
+                        else 1 - m.count / nullif(m.rows, 0) end order by m.position),
+         jsonb_object_agg(names[m.position], jsonb_build_object(
+           'values', coalesce(y.categories, '{}'), 'missing', coalesce(y.missing, 0),
+           'other', m.rows - coalesce(y.told, 0) - coalesce(y.missing, 0))) filter (where m.position = any (category_positions))
   from moment as m
   left join bounded as q using (entity, season, position)
   left join deviation as v using (entity, season, position)
   left join everywhere as e using (position)
+  left join frequency as y using (entity, season, position)
   group by m.entity, m.season;
   get diagnostics merged = row_count;
   return merged;
@@ -331,6 +336,7 @@ begin
   )
   insert into pg_temp.relief_touched select g.entity, g.season from gone as g on conflict do nothing;
   perform relief._fill_buckets(d, relief._days_text(d, from_day, stale));
+  perform relief._fill_category_buckets(d, relief._days_text(d, from_day, stale));
   if relief._drop_guessed_scales(d) then
     drop table pg_temp.relief_touched;
     return relief.refresh_profile(detector, true);
