@@ -402,3 +402,10 @@ def test_function_of_another_role_in_the_place_of_a_lost_one_is_not_taken(databa
         "42501", f'belongs to "{other}", not to the owner of table shop.orders', "alter function shop._relief"
     ):
         query(connection, "select relief.regenerate('orders')")
+
+
+def test_check_gives_one_piece_of_advice_for_one_change(attached: Connection) -> None:
+    query(attached, "alter table shop.orders rename column a to amount")
+    assert len(value(attached, CHECK).splitlines()) == 1
+    query(attached, "alter table shop.orders drop column amount cascade")
+    assert "relief.regenerate" not in value(attached, CHECK)

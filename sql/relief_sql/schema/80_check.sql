@@ -77,8 +77,10 @@ as $$
   where not exists (select from pg_trigger where tgrelid = d.relation and tgfoid = relief._event_function(d))
   union all
   select format('the trigger was made for the table as it was; select relief.regenerate(%L);', d.name)
-  where exists (select from pg_proc where oid = relief._trigger_function(d) and prosrc <> relief._trigger_body(d))
-     or exists (select from pg_proc where oid = relief._event_function(d) and prosrc <> relief._event_body(d))
+  where (exists (select from pg_proc where oid = relief._trigger_function(d) and prosrc <> relief._trigger_body(d))
+         or exists (select from pg_proc where oid = relief._event_function(d) and prosrc <> relief._event_body(d)))
+    -- Else the cause is told, with what mends that.
+    and not exists (select from relief._check_table(d))
   union all
   select format('trigger "~relief" is disabled; alter table %s enable trigger "~relief";', d.relation)
   from pg_trigger
