@@ -9,7 +9,8 @@ from tests.bench.measure import medians, say, seconds
 from tests.bench.result import Bar, Result
 from tests.bench.server import Connection, connect, server, trained_server
 
-ENTITIES = 1_000_000
+# How many histories there are to judge the rows of each table by.
+ENTITIES = {"many": 1_000_000, "few": 1_000, "one": 0}
 INSERTED_ROWS = 20_000
 COPIES = 9
 NEW_ROWS = 10_000
@@ -17,9 +18,9 @@ EXPLAINED_ROWS = 5_000
 
 
 def entities() -> list[Result]:
-    """Measure bulk inserts into a table whose rows have one of a million histories, or all the same."""
+    """Measure bulk inserts into tables of a million histories, of a thousand, and of one for all rows."""
     with server() as cluster, connect(cluster) as connection:
-        for table, entity in (("many", "{flight}"), ("one", "{}")):
+        for table, count in ENTITIES.items():
             connection.execute(f"create table {table} (like flights including all)")  # type: ignore[arg-type]
             connection.execute(f"alter table {table} alter id restart with 1000000")  # type: ignore[arg-type]
             connection.execute(
@@ -27,18 +28,18 @@ def entities() -> list[Result]:
             )
             connection.execute(
                 "select relief.create_detector(%s, %s, '{dep_delay, arr_delay, air_time, distance}', entity => %s)",
-                [table, table, entity],
+                [table, table, "{flight}" if count else "{}"],
             )
             _train(cluster.dsn(), table)
             connection.execute("select relief.attach(%s)", [table])
-        say(f"  {ENTITIES:,} histories")
-        connection.execute(
-            "insert into relief.profile select d.id, jsonb_build_array(n)::text, g.season, g.rows, true, g.count,"
-            " g.mean, g.stddev, g.median, g.spread, g.spread_floor, g.p01, g.p99, g.minimum, g.maximum, g.null_rate"
-            " from relief.detector as d join relief.profile as g on g.detector_id = d.id and g.entity = '',"
-            " generate_series(100000, %s) as n where d.name = 'many'",
-            [100_000 + ENTITIES],
-        )
+            say(f"  {count:,} histories")
+            connection.execute(
+                "insert into relief.profile select d.id, jsonb_build_array(n)::text, g.season, g.rows, true, g.count,"
+                " g.mean, g.stddev, g.median, g.spread, g.spread_floor, g.p01, g.p99, g.minimum, g.maximum, g.null_rate"
+                " from relief.detector as d join relief.profile as g on g.detector_id = d.id and g.entity = '',"
+                " generate_series(100000, %s) as n where d.name = %s",
+                [100_000 + count - 1, table],
+            )
         connection.execute("analyze relief.profile")
 
         def into(table: str) -> float:
@@ -46,15 +47,19 @@ def entities() -> list[Result]:
                 f"insert into {table} (year, month, day, sched_dep_time, sched_arr_time, carrier, flight, origin, dest,"
                 " hour, minute, time_hour, dep_delay, arr_delay, air_time, distance)"
                 " select year, month, day, sched_dep_time, sched_arr_time, carrier,"
-                f" 100000 + (random() * {ENTITIES})::integer, origin, dest, hour, minute, time_hour, dep_delay,"
-                f" arr_delay, air_time, distance from flights limit {INSERTED_ROWS}"
+                f" 100000 + floor(random() * {ENTITIES[table]})::integer, origin, dest, hour, minute, time_hour,"
+                f" dep_delay, arr_delay, air_time, distance from flights limit {INSERTED_ROWS}"
             )
             return seconds(lambda: connection.execute(statement))
 
-        taken = medians(5, {"many": lambda: into("many"), "one": lambda: into("one")})
-    detail = f"{taken['many'] / INSERTED_ROWS * 1e6:.1f} / {taken['one'] / INSERTED_ROWS * 1e6:.1f} us a row"
-    what = f"insert judged by {ENTITIES:,} entities' histories, against one history"
-    return [Result(what, taken["many"] / taken["one"], bar=Bar(1.5), detail=detail)]
+        taken = medians(5, {table: lambda t=table: into(t) for table in ENTITIES})
+    us = {table: seconds / INSERTED_ROWS * 1e6 for table, seconds in taken.items()}
+
+    def against(table: str, words: str, bar: Bar | None) -> Result:
+        what = f"insert judged by one of {ENTITIES['many']:,} histories, against {words}"
+        return Result(what, us["many"] / us[table], bar=bar, detail=f"{us['many']:.1f} / {us[table]:.1f} us a row")
+
+    return [against("one", "the one of all rows", Bar(1.5)), against("few", f"one of {ENTITIES['few']:,}", None)]
 
 
 def refresh() -> list[Result]:
