@@ -145,7 +145,7 @@ ATTACHED = [
     ),
 ]
 
-_QUERIES = "Score it in queries: select relief_score(o) from … as o."
+_QUERIES = "Score it in queries: select shop.relief_score(o) from shop.orders as o;"
 _BASE = f"create table shop.base ({PLAIN}); "
 
 REFUSED = [
