@@ -51,7 +51,7 @@ create function relief._attach(d relief.detector, on_replica boolean)
 as $$
 begin
   perform relief._add_companion_columns(d);
-  perform relief._create_trigger(d);
+  perform relief._create_scoring_trigger(d);
   perform relief._create_event_trigger(d);
   perform relief._note_partitions(d.name, true);
   if on_replica then
@@ -188,7 +188,7 @@ end
 $$;
 comment on function relief._add_companion_columns(relief.detector) is 'Adds those companion columns that a detector''s table lacks.';
 
-create function relief._create_trigger(d relief.detector)
+create function relief._create_trigger(d relief.detector, kind text, trigger_name name, fires text, body text, description text)
   returns void
   language plpgsql
   set search_path = pg_catalog, pg_temp
@@ -201,19 +201,29 @@ create function %s()
   security definer
   set search_path = pg_catalog, pg_temp
 as %L$sql$,
-    relief._function_name(d, 'trigger'), relief._trigger_body(d));
-  execute format('revoke execute on function %s from public', relief._generated(d, 'trigger'));
-  perform relief._adopt_function(d, relief._generated(d, 'trigger'), 'scores a row as it is written.');
-  -- BEFORE triggers fire in the order of their names: "~" sorts this one behind those with ordinary names.
-  execute format('create trigger "~relief" before insert or update on %s for each row execute function %s()',
-                 d.relation, relief._function_name(d, 'trigger'));
-  execute format('comment on trigger "~relief" on %s is %L', d.relation, format('Relief, detector "%s": scores a row as it is written.', d.name));
+    relief._function_name(d, kind), body);
+  execute format('revoke execute on function %s from public', relief._generated(d, kind));
+  perform relief._adopt_function(d, relief._generated(d, kind), description);
+  execute format('create trigger %I %s execute function %s()', trigger_name, format(fires, d.relation), relief._function_name(d, kind));
+  execute format('comment on trigger %I on %s is %L', trigger_name, d.relation, format('Relief, detector "%s": %s', d.name, description));
   if exists (select from pg_extension where extname = 'relief') then
-    execute format('alter trigger "~relief" on %s depends on extension relief', d.relation);
+    execute format('alter trigger %I on %s depends on extension relief', trigger_name, d.relation);
   end if;
 end
 $$;
-comment on function relief._create_trigger(relief.detector) is 'Makes the trigger function of a detector and its trigger.';
+comment on function relief._create_trigger(relief.detector, text, name, text, text, text) is
+  'Makes a trigger of a detector, which fires as the text says that has a place for the table, and its function.';
+
+create function relief._create_scoring_trigger(d relief.detector)
+  returns void
+  language sql
+  set search_path = pg_catalog, pg_temp
+as $$
+  -- BEFORE triggers fire in the order of their names: "~" sorts this one behind those with ordinary names.
+  select relief._create_trigger(d, 'trigger', '~relief', 'before insert or update on %s for each row',
+                                relief._trigger_body(d), 'scores a row as it is written.')
+$$;
+comment on function relief._create_scoring_trigger(relief.detector) is 'Makes the trigger that scores rows, and its function.';
 
 create function relief._trigger_body(d relief.detector)
   returns text

@@ -34,23 +34,8 @@ as $$
 declare
   owner constant name := (select pg_get_userbyid(relowner) from pg_class where oid = d.relation);
 begin
-  execute format($sql$
-create function %s()
-  returns trigger
-  language plpgsql
-  security definer
-  set search_path = pg_catalog, pg_temp
-as %L$sql$,
-    relief._function_name(d, 'event'), relief._event_body(d));
-  execute format('revoke execute on function %s from public', relief._generated(d, 'event'));
-  perform relief._adopt_function(d, relief._generated(d, 'event'), 'records an anomaly that was inserted.');
-  execute format('create trigger "~relief_event" after insert on %s for each row when (new.relief_is_anomaly) execute function %s()',
-                 d.relation, relief._function_name(d, 'event'));
-  execute format('comment on trigger "~relief_event" on %s is %L', d.relation,
-                 format('Relief, detector "%s": records an anomaly that was inserted.', d.name));
-  if exists (select from pg_extension where extname = 'relief') then
-    execute format('alter trigger "~relief_event" on %s depends on extension relief', d.relation);
-  end if;
+  perform relief._create_trigger(d, 'event', '~relief_event', 'after insert on %s for each row when (new.relief_is_anomaly)',
+                                 relief._event_body(d), 'records an anomaly that was inserted.');
   -- The trigger writes as the table's owner, who needs no other right on Relief's tables.
   if not has_table_privilege(owner, 'relief.event', 'insert') then
     execute format('grant usage on schema relief to %I', owner);
