@@ -173,8 +173,10 @@ def test_the_categories_of_rows_whose_features_fail_are_missing(visits: psycopg.
 
 
 def test_categories_are_told_apart_by_their_bytes(visits: psycopg.Connection) -> None:
-    query(visits, "create collation any_case (provider = icu, locale = 'und-u-ks-level2', deterministic = false)")
-    query(visits, "alter table visit alter city type text collate any_case")
+    # Only a build with ICU has collations that take the two for equal.
+    if value(visits, "select exists (select from pg_collation where collname = 'und-x-icu')"):
+        query(visits, "create collation any_case (provider = icu, locale = 'und-u-ks-level2', deterministic = false)")
+        query(visits, "alter table visit alter city type text collate any_case")
     _create(visits)
     _add(visits, 0, "ulm", rows=2)
     _add(visits, 0, "Ulm")
