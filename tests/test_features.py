@@ -73,6 +73,24 @@ def test_features_read_columns_of_any_type(shop: Connection) -> None:
     assert query(shop, by_name) == [0.125, 0.5]
 
 
+def test_a_session_that_reads_backslashes_in_its_own_way_makes_the_same_features(shop: Connection) -> None:
+    query(shop, "set standard_conforming_strings = off; set escape_string_warning = off")
+    with refused("42P17", "calls the volatile function random()", "immutable or stable"):
+        query(shop, "select relief.create_detector('parcel', 'shop.parcel', array['price * random()'])")
+    query(shop, "select relief.create_detector('parcel', 'shop.parcel', %s)", list(FEATURES))
+    assert fetch_features(shop, "parcel")[0].tolist() == list(FEATURES.values())
+    read = "select array_to_string(columns, ',') from relief.feature order by position limit 3"
+    assert query(shop, read) == ["state", "price", "size"]
+
+
+def test_texts_of_an_extension_are_categories_told_apart_by_their_letters(database: Database) -> None:
+    connection = database.superuser
+    query(connection, "create extension citext")
+    query(connection, "create table visit (city citext); insert into visit values ('Ulm'), ('ulm')")
+    query(connection, "select relief.create_detector('visit', 'visit', '{city}')")
+    assert query(connection, "select _relief_categories_visit(city) from visit") == [["Ulm"], ["ulm"]]
+
+
 def test_names_are_looked_up_once_in_the_callers_path(shop: Connection) -> None:
     for schema, factor in (("shop", 2), ("public", 3)):
         query(

@@ -141,7 +141,12 @@ def test_a_label_of_a_transaction_that_ends_after_a_refresh_counts_at_the_next(d
         ("[5]", "22023", "key [5] is not that of table", "Give a JSON object with: id."),
         ("null", "22023", "key null is not that of table", "Give a JSON object with: id."),
         (None, "22023", "key NULL is not that of table", "Give a JSON object with: id."),
-        ('{"id": "five"}', "22P02", "invalid input syntax for type integer", ""),
+        (
+            '{"id": "five"}',
+            "22P02",
+            'key {"id": "five"} is not that of table public.reading: invalid input syntax for type integer: "five"',
+            "Give a value of its column's type",
+        ),
     ],
 )
 def test_a_key_that_names_no_row_is_refused(readings, key, state, message, hint) -> None:

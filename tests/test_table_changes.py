@@ -179,7 +179,7 @@ def test_dropped_column_takes_its_features_with_it(attached: Connection) -> None
     found = _broken(attached)
     assert found == (
         "column b of table shop.orders is gone; select relief.drop_detector('orders'); "
-        "select relief.create_detector('orders', 'shop.orders', array['a AS a'], contamination => 0.05, "
+        "select relief.create_detector('orders', 'shop.orders', array['a'], contamination => 0.05, "
         f"time_zone => '{value(attached, 'show timezone')}'); select relief.attach('orders');"
     )
     with refused(
@@ -195,6 +195,32 @@ def test_dropped_column_takes_its_features_with_it(attached: Connection) -> None
     query(attached, "select relief.promote('orders')")
     assert value(attached, CHECK) == "ok"
     assert query(attached, inserted)[0][0] == 0.5
+
+
+def test_renamed_column_is_named_where_the_detector_is_to_be_made_again(attached: Connection) -> None:
+    query(attached, "alter table shop.orders rename column b to c")
+    query(attached, "select relief.regenerate('orders')")
+    query(attached, "alter table shop.orders drop column a cascade")
+    assert _broken(attached).endswith(
+        "array['ln(b) AS log_b'], contamination => 0.05, "
+        f"time_zone => '{value(attached, 'show timezone')}'); select relief.attach('orders'); "
+        "-- log_b reads c: write the column's name of now"
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "state"),
+    [("drop column b cascade", "42703"), ("rename column b to c", "42703"), ("alter column b type text", "42883")],
+)
+def test_whoever_scores_by_name_is_told_where_the_remedy_is(attached: Connection, change: str, state: str) -> None:
+    query(attached, f"alter table shop.orders {change}")
+    for function in ("score", "detect"):
+        for row, message in (
+            ('{"a": -2, "b": "x"}', "of table shop.orders"),
+            ('{"a": -2}', """rows of table shop.orders can't be scored by detector "orders": """),
+        ):
+            with refused(state, message, "select * from relief.check();"):
+                query(attached, f"select relief.{function}('orders', %s)", row)
 
 
 def test_detector_whose_columns_are_all_gone_is_to_be_dropped(attached: Connection) -> None:
@@ -301,7 +327,7 @@ def test_lost_function_is_made_again(attached: Connection, function: str) -> Non
 def test_lost_expressions_can_only_be_given_again(attached: Connection) -> None:
     query(attached, "drop function shop._relief_features_orders")
     with refused(
-        "42883", "which holds its expressions, is gone", "array['a AS a', 'ln(b) AS log_b'], contamination => 0.05"
+        "42883", "which holds its expressions, is gone", "array['a', 'ln(b) AS log_b'], contamination => 0.05"
     ):
         query(attached, "select relief.regenerate('orders')")
     query(attached, _advice(_broken(attached)))

@@ -46,7 +46,8 @@ create function relief._is_category(value_type oid)
   stable
   set search_path = pg_catalog, pg_temp
 as $$
-  select t.oid = any ('{text, varchar, bpchar, "char", name, uuid, inet, cidr, macaddr, macaddr8}'::regtype[]) or t.typtype = 'e'
+  -- Of category S are all kinds of text, extensions' as well.
+  select t.typcategory = 'S' or t.typtype = 'e' or t.oid = any ('{"char", uuid, inet, cidr, macaddr, macaddr8}'::regtype[])
   from pg_type as t
   where t.oid = relief._base_type(value_type)
 $$;

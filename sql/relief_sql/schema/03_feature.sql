@@ -69,8 +69,8 @@ create function relief._check_feature(relation regclass, feature text, name_path
   set search_path = pg_catalog, pg_temp
 as $$
 declare
-  -- expression AS name, at the very end; what isn't of this form is an expression alone
-  parts constant text[] := regexp_match(feature, '^(.*\S)\s+as\s+("(?:[^"]|"")+"|[[:alpha:]_][[:alnum:]_$]*)\s*$', 'i');
+  -- No backslash in a pattern: sessions may read them as escapes. expression AS name, at the very end; what isn't of this form is an expression alone
+  parts constant text[] := regexp_match(feature, '^(.*[^[:space:]])[[:space:]]+as[[:space:]]+("(?:[^"]|"")+"|[[:alpha:]_][[:alnum:]_$]*)[[:space:]]*$', 'i');
   expression constant text := coalesce(parts[1], feature);
   tree text;
   refusal text;
@@ -94,8 +94,8 @@ begin
     when tree ~ ':hasAggs true' or tree !~ ':hasAggs false' then 'calls an aggregate function'
     when tree ~ ':hasWindowFuncs true' or tree !~ ':hasWindowFuncs false' then 'calls a window function'
     when tree ~ ':hasTargetSRFs true' or tree !~ ':hasTargetSRFs false' then 'calls a set-returning function'
-    when tree ~ ':(quals|setOperations|havingQual|limitCount|limitOffset) \{' or tree !~ ':quals <>' or tree !~ ':setOperations <>'
-      or tree ~ ':(groupClause|distinctClause|sortClause|cteList|rowMarks) \(' or tree !~ ':groupClause <>' then 'is more than an expression'
+    when tree ~ ':(quals|setOperations|havingQual|limitCount|limitOffset) [{]' or tree !~ ':quals <>' or tree !~ ':setOperations <>'
+      or tree ~ ':(groupClause|distinctClause|sortClause|cteList|rowMarks) [(]' or tree !~ ':groupClause <>' then 'is more than an expression'
   end;
   if refusal is null then
     select 'calls the volatile function ' || called.oid::regprocedure into refusal
@@ -110,7 +110,7 @@ begin
   end if;
 
   checked.columns := array(
-    select distinct m[1]::smallint from regexp_matches(tree, '\{VAR :varno \d+ :varattno (-?\d+)', 'g') as m order by 1);
+    select distinct m[1]::smallint from regexp_matches(tree, '[{]VAR :varno [0-9]+ :varattno (-?[0-9]+)', 'g') as m order by 1);
   if checked.columns[1] <= 0 then
     raise exception 'feature "%" of table % reads the whole row or a system column', feature, relation
       using errcode = 'feature_not_supported',
@@ -124,7 +124,7 @@ begin
   checked.value := relief._converted(feature, relation, checked.expression, value_type);
   perform relief._warn_of_stable_functions(feature, relation, tree, checked.columns);
   -- The conditions of a domain may call anything.
-  checked.parallel_safe := tree !~ '\{COERCETODOMAIN '
+  checked.parallel_safe := tree !~ '[{]COERCETODOMAIN '
     and not exists (select from relief._called_functions(tree) as called where called.proparallel <> 's');
   if length(checked.name) = 0 or octet_length(checked.name) > 63 then
     raise exception 'feature "%" of table % needs a name of 1 to 63 bytes', feature, relation
@@ -145,7 +145,7 @@ create function relief._called_functions(tree text)
 as $$
   select p.*
   from pg_proc as p
-  where p.oid in (select m[1]::oid from regexp_matches(tree, ':(?:funcid|opfuncid) (\d+)', 'g') as m)
+  where p.oid in (select m[1]::oid from regexp_matches(tree, ':(?:funcid|opfuncid) ([0-9]+)', 'g') as m)
 $$;
 comment on function relief._called_functions(text) is 'Returns the functions, those behind operators included, that a parse tree calls.';
 

@@ -34,6 +34,16 @@ end
 $$;
 comment on function relief._find(text) is 'Returns where a detector''s functions are; whoever may score may know.';
 
+create function relief._table_changed()
+  returns text
+  language sql
+  immutable
+  set search_path = pg_catalog, pg_temp
+as $$
+  select 'The table has changed since the detector was made. What mends it is told to the table''s owner: select * from relief.check();'
+$$;
+comment on function relief._table_changed() is 'Returns the hint for a detector that reads columns which aren''t there any more.';
+
 create function relief._require_columns(target relief._target, row_values jsonb)
   returns void
   language plpgsql
@@ -54,7 +64,9 @@ begin
   limit 1;
   if found then
     raise exception 'column "%" of table % does not exist', unknown, target.relation
-      using errcode = 'undefined_column', hint = format('The detector reads: %s.', array_to_string(target.columns, ', '));
+      using errcode = 'undefined_column',
+            hint = case when unknown = any (target.columns) then relief._table_changed()
+                        else format('The detector reads: %s.', array_to_string(target.columns, ', ')) end;
   end if;
 end
 $$;
@@ -91,6 +103,10 @@ begin
     end if;
     deviation := jsonb_build_object('error', sqlerrm);
     return;
+  when undefined_column or undefined_function or datatype_mismatch then
+    raise exception 'rows of table % can''t be scored by detector "%": %', target.relation, target.detector, sqlerrm
+      using errcode = sqlstate,
+            hint = relief._table_changed();
   end;
   execute format('select %s from jsonb_populate_record(null::%s, $3) as o', target.judgement, target.relation)
     into judgement using numbers, categories, row_values;

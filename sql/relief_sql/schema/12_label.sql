@@ -11,11 +11,16 @@ declare
   found_day date;
 begin
   perform relief._require_key(d, key);
-  execute format('select %s, %s from %s as o join %s on %s',
-                 relief._key_text(d, 'o'), relief._day_text(d, 'o'), d.relation,
-                 relief._record_text(d.relation, array(select jsonb_object_keys(key)), 'k'),
-                 (select string_agg(format('o.%1$I = k.%1$I', column_name), ' and ') from jsonb_object_keys(key) as column_name))
-    into found_key, found_day using key;
+  begin
+    execute format('select %s, %s from %s as o join %s on %s',
+                   relief._key_text(d, 'o'), relief._day_text(d, 'o'), d.relation,
+                   relief._record_text(d.relation, array(select jsonb_object_keys(key)), 'k'),
+                   (select string_agg(format('o.%1$I = k.%1$I', column_name), ' and ') from jsonb_object_keys(key) as column_name))
+      into found_key, found_day using key;
+  exception when data_exception then
+    raise exception 'key % is not that of table %: %', key, d.relation, sqlerrm
+      using errcode = sqlstate, hint = 'Give a value of its column''s type for each column of the primary key.';
+  end;
   if found_key is null then
     raise exception 'table % of detector "%" has no row with key %', d.relation, d.name, key
       using errcode = 'no_data_found', hint = 'Give the primary key as JSON, such as ''{"id": 5}''.';

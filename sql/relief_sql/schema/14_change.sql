@@ -89,16 +89,25 @@ as $$
               (11, 'time_zone', quote_literal(d.time_zone)), (12, 'score_function', case when not d.score_function then 'false' end)
             ) as o (n, name, value)
             where o.value is not null),
-           case when relief._trigger_function(d) is not null then format(' select relief.attach(%L);', d.name) end)
+           concat(case when relief._trigger_function(d) is not null then format(' select relief.attach(%L);', d.name) end,
+                  ' -- ' || kept.outdated || ': write the column''s name of now'))
     end
   from (
-    select (select string_agg(quote_literal(f.expression || ' AS ' || quote_ident(f.name)), ', ' order by f.position)
-            from relief.feature as f
-            where f.detector_id = d.id and not exists (select from unnest(f.columns) as c where relief._column_now(d, c) is null)) as features,
+    select f.features, f.outdated,
            (select string_agg(quote_literal(relief._column_now(d, c)), ', ' order by n)
             from unnest(d.entity) with ordinality as e (c, n)
             where relief._column_now(d, c) is not null) as entity,
            relief._column_now(d, d.time_column) as time_column
+    from (
+      select string_agg(quote_literal(case when f.expression = quote_ident(f.name) then f.expression
+                                      else f.expression || ' AS ' || quote_ident(f.name) end), ', ' order by f.position),
+             string_agg(format('%I reads %s', f.name, o.names), ', ' order by f.position) filter (where o.names is not null)
+      from relief.feature as f
+      -- An expression is kept as it was written: of a column that was renamed since, it has the older name.
+      cross join lateral (select string_agg(quote_ident(relief._column_now(d, c)), ', ') from unnest(f.columns) as c
+                          where strpos(lower(f.expression), lower(relief._column_now(d, c))) = 0) as o (names)
+      where f.detector_id = d.id and not exists (select from unnest(f.columns) as c where relief._column_now(d, c) is null)
+    ) as f (features, outdated)
   ) as kept
 $$;
 comment on function relief._creation(relief.detector) is

@@ -8,7 +8,7 @@ as $$
 begin
   execute format('grant usage on schema relief to %s', role);
   execute format('grant execute on function relief.score(text, jsonb), relief.detect(text, jsonb), relief._find(text), '
-                 'relief.explain(text, jsonb), relief._require_columns(relief._target, jsonb), '
+                 'relief.explain(text, jsonb), relief._require_columns(relief._target, jsonb), relief._table_changed(), '
                  'relief._raise_no_detector(text) to %s', role);
 end
 $$;
