@@ -74,6 +74,7 @@ begin
     perform relief._create_score_function(d, relief._parallel_label(checked));
     perform relief._create_explain_function(d, relief._parallel_label(checked));
   end if;
+  perform relief._audit(d, 'create', details => jsonb_build_object('features', features));
 end
 $$;
 comment on function relief.create_detector(text, regclass, text[], double precision, double precision, name, text, name[], text, text,
@@ -401,6 +402,7 @@ begin
     execute format('drop function %s', generated);
   end loop;
   perform relief._unschedule_refresh(d);
+  perform relief._audit(d, 'drop', details => jsonb_build_object('drop_columns', drop_columns));
   delete from relief.detector as e where e.id = d.id;
 end
 $$;

@@ -36,6 +36,7 @@ begin
          and bool_and((coalesce(p.transform, 'linear'), coalesce(p.unit, 1), coalesce(p.origin, 0))
                       = (coalesce(g.transform, 'linear'), coalesce(g.unit, 1), coalesce(g.origin, 0)))
   on conflict do nothing;
+  perform relief._audit(d, 'train', m.version, details => jsonb_build_object('checksum', m.checksum));
   return m.version;
 end
 $$;
@@ -95,6 +96,7 @@ begin
   perform relief._replace_verdict(d, m);
   update relief.detector as e set promoted_version = m.version where e.id = d.id;
   perform relief._note_attributes(d.name);
+  perform relief._audit(d, 'promote', m.version, details => jsonb_build_object('previous', d.promoted_version));
   return m.version;
 end
 $$;

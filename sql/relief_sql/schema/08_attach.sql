@@ -29,6 +29,7 @@ begin
   from pg_publication_tables as p
   where p.schemaname = relief._schema_of(d.relation) and p.tablename = (select relname from pg_class where oid = d.relation);
   perform relief._attach(d, on_replica);
+  perform relief._audit(d, 'attach', details => jsonb_build_object('on_replica', on_replica));
   if publications is not null then
     raise warning 'table % is published by %: replication stops until its subscribers have the new columns', d.relation, publications
       using hint = format('On each subscriber: alter table %s %s;', d.relation,
@@ -302,6 +303,7 @@ begin
       using errcode = 'object_not_in_prerequisite_state', hint = format('Attach it: select relief.attach(%L);', d.name);
   end if;
   perform relief._detach(d, drop_columns);
+  perform relief._audit(d, 'detach', details => jsonb_build_object('drop_columns', drop_columns));
 end
 $$;
 comment on function relief.detach(text, boolean) is

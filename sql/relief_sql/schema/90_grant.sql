@@ -34,6 +34,8 @@ begin
   -- To be passed on by attach: the trigger that records anomalies writes as the table's owner.
   execute format('grant usage on schema relief to %s with grant option', role);
   execute format('grant insert on relief.event to %s with grant option', role);
+  -- Who did it, and when, is what it is: those columns can't be given.
+  execute format('grant insert (detector, relation, created_by, action, version, reason, details) on relief.audit to %s', role);
   -- Events outlive their detector; how long, their owner decides.
   execute format('grant delete on relief.event to %s', role);
   execute format('grant execute on function relief._owns(oid, name) to %s with grant option', role);
