@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 from helpers.database import Database, query, refused, value
 from helpers.forests import add_model, stump
+from helpers.rights import OPEN_TO_ALL
 from helpers.server import install
 from helpers.shop import COMPANIONS, FEATURES, make_orders
 
@@ -60,34 +61,6 @@ UNPINNED = {
     "relief._float8": "a parsed body, whose names are resolved; a setting would forbid to inline it",
     "relief._scaled": "a parsed body, whose names are resolved; a setting would forbid to inline it",
     "relief.backfill": "a procedure that commits can't have a setting",
-}
-
-# What generated functions call, with the rights of whoever scores.
-PUBLIC = {
-    "relief._have(text)",
-    "relief._have_rule(text,text)",
-    "relief._start()",
-    "relief._fetch(text)",
-    "relief._fetch_with_rule(text,text,text)",
-    "relief._fetch_explainer(text)",
-    "relief._load(text,text,bytea)",
-    "relief._load_rule(text,text,text)",
-    "relief._load_explainer(text,text,text)",
-    "relief._score(text,text,double precision[],text[])",
-    "relief._document(text)",
-    "relief._forest(text)",
-    "relief._have_explainer(text)",
-    "relief._contributions(text,text,double precision[],text[])",
-    "relief._judge(text,text,text,double precision[],text[],text,double precision[],boolean)",
-    "relief._explanation(text,text,double precision[],double precision[],text[],text,double precision[])",
-    # The history of one entity, for the judgement functions: not to be listed, and by a detector's number alone.
-    "relief._levels(integer,text,smallint)",
-    # A pure function, where a feature is numeric.
-    "relief._float8(numeric)",
-    "relief._float8(double precision)",
-    "relief._no_model(text)",
-    # A pure function, for the hint of the one before.
-    "relief._shell_quoted(text)",
 }
 
 
@@ -149,7 +122,7 @@ def test_nothing_more_is_open_to_everybody_than_what_scoring_calls(installed: Da
         select p.oid::regprocedure::text from pg_proc as p
         where pronamespace = 'relief'::regnamespace and has_function_privilege('public', oid, 'execute')
     """
-    assert set(installed.query(open_to_all)) == PUBLIC
+    assert set(installed.query(open_to_all)) == OPEN_TO_ALL
     relations = """
         select relname from pg_class where relnamespace = 'relief'::regnamespace and relkind in ('r', 'v', 'S')
           and (case relkind when 'S' then has_sequence_privilege('public', oid, 'usage, select, update')
