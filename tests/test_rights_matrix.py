@@ -160,19 +160,20 @@ def test_tables_and_views_are_written_by_admins_alone_and_only_where_functions_m
 
 
 def _writes(connection: Connection, relation: str, columns: list[str]) -> str:
-    """Return what a role may do to a table, by doing it to none of its rows."""
-    updated = [
-        each for each in columns if _may(connection, f"update relief.{relation} set {each} = default where false")
-    ]
-    update = "update" if updated == columns else f"update ({', '.join(updated)})" if updated else None
-    others = {
-        "insert": f"insert into relief.{relation} default values",
+    """Return what a role may do to a table, as it does it to no row; in parentheses the columns, if not to all."""
+    statements = {
+        **{f"insert {each}": f"insert into relief.{relation} ({each}) values (default)" for each in columns},
+        **{f"update {each}": f"update relief.{relation} set {each} = default where false" for each in columns},
         "delete": f"delete from relief.{relation} where false",
         "truncate": f"truncate relief.{relation} cascade",
         "trigger": f"create trigger t before insert on relief.{relation} execute function relief._check_model()",
     }
-    may = [name for name, statement in others.items() if _may(connection, statement)]
-    return ", ".join([*may[:1], *([update] if update else []), *may[1:]])
+    may = [name for name, statement in statements.items() if _may(connection, statement)]
+    for verb in ("insert", "update"):
+        given = [each for each in columns if f"{verb} {each}" in may]
+        if given:
+            may.insert(may.index(f"{verb} {given[0]}"), verb if given == columns else f"{verb} ({', '.join(given)})")
+    return ", ".join(name for name in may if name.split()[-1] not in columns)
 
 
 def _may(connection: Connection, statement: str) -> bool:

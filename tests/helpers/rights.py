@@ -98,11 +98,13 @@ OPEN_TO_USERS = {
     "relief._find(text)",
     "relief._require_columns(relief._target,jsonb)",
     "relief._raise_no_detector(text)",
+    "relief._table_changed()",
 }
 
 # What admins may do to the rows of own detectors in each table and view, beyond reading them. They see no others; roles
 # that are no admins see and do nothing.
 RELATIONS = {
+    "audit": "insert (detector, relation, created_by, action, version, reason, details)",
     "bucket": "insert, update, delete",
     "detector": "insert, update (relation, schema_name, table_name, columns, attributes, attributes_of, partitions, "
     "time_column, entity, promoted_version), delete",
