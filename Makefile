@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 VERSION := $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' plpython/relief_runtime/__init__.py)
-SOURCES := $(wildcard plpython/relief_runtime/*.py sql/relief_sql/*.py sql/relief_sql/*.sql sql/relief_sql/*/*.sql)
+SOURCES := $(wildcard plpython/relief_runtime/*.py sql/relief_sql/*.py sql/relief_sql/*.sql sql/relief_sql/*/*.sql sql/relief_sql/*/*.txt)
 SCRIPT := build/relief-$(VERSION)-install.sql
 # Debian's own pg_config on the PATH may be that of the client library; the server's knows where extensions go.
 PG_CONFIG ?= $(or $(lastword $(sort $(wildcard /usr/lib/postgresql/*/bin/pg_config))),pg_config)

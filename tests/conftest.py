@@ -9,6 +9,7 @@ import psycopg
 import pytest
 from helpers.database import Database, query
 from helpers.forests import add_model, stump
+from helpers.releases import BEFORE
 from helpers.server import has_extension_files, install, may_lack, running_server
 from helpers.shop import FEATURES, make_orders
 from helpers.stores import MariaDB, running_mariadb, running_redis
@@ -32,7 +33,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if "server" in getattr(item, "fixturenames", ()):
             item.add_marker("server")
     dsn = os.environ.get("RELIEF_TEST_DSN")
-    lacking = {"extension": dsn and not has_extension_files(dsn), **{name: may_lack(name) for name in SERVER_LIBRARIES}}
+    lacking = {
+        "extension": dsn and not has_extension_files(dsn),
+        "releases": dsn and not has_extension_files(dsn, BEFORE),
+        **{name: may_lack(name) for name in SERVER_LIBRARIES},
+    }
     needing = [item for item in items if any(item.get_closest_marker(name) for name in lacking if lacking[name])]
     items[:] = [item for item in items if item not in needing]
     config.hook.pytest_deselected(items=needing)

@@ -5,44 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from helpers.catalog import CATALOG, catalog, differences
 from helpers.database import Database, query, refused, value
 from helpers.forests import add_model, stump
 from helpers.rights import OPEN_TO_ALL
 from helpers.server import install
 from helpers.shop import COMPANIONS, FEATURES, make_orders
-
-# One query a kind of object; nothing in the result may depend on object ids.
-CATALOG = {
-    "functions": """
-        select p.oid::regprocedure::text, pg_get_functiondef(p.oid), p.provolatile, p.proparallel, p.prosecdef,
-               p.procost, p.proowner::regrole::text, p.proacl::text, p.proconfig, obj_description(p.oid, 'pg_proc')
-        from pg_proc as p where p.pronamespace = 'relief'::regnamespace""",
-    "relations": """
-        select c.relname, c.relkind, c.relowner::regrole::text, c.relacl::text, c.relrowsecurity, c.relforcerowsecurity,
-               obj_description(c.oid, 'pg_class')
-        from pg_class as c where c.relnamespace = 'relief'::regnamespace""",
-    "columns": """
-        select a.attrelid::regclass::text, a.attnum, a.attname, format_type(a.atttypid, a.atttypmod), a.attnotnull,
-               a.attidentity, a.attacl::text, pg_get_expr(d.adbin, d.adrelid), col_description(a.attrelid, a.attnum)
-        from pg_attribute as a
-        join pg_class as c on c.oid = a.attrelid
-        left join pg_attrdef as d on d.adrelid = a.attrelid and d.adnum = a.attnum
-        where c.relnamespace = 'relief'::regnamespace and a.attnum > 0""",
-    "constraints": """
-        select conrelid::regclass::text, conname, pg_get_constraintdef(oid)
-        from pg_constraint where connamespace = 'relief'::regnamespace""",
-    "indexes": "select indexrelid::regclass::text, pg_get_indexdef(indexrelid) from pg_index as i "
-    "join pg_class as c on c.oid = i.indrelid where c.relnamespace = 'relief'::regnamespace",
-    "policies": "select p.polrelid::regclass::text, p.polname, p.polcmd, p.polpermissive, p.polroles::text, "
-    "pg_get_expr(p.polqual, p.polrelid), pg_get_expr(p.polwithcheck, p.polrelid), obj_description(p.oid, 'pg_policy') "
-    "from pg_policy as p",
-    "triggers": "select pg_get_triggerdef(oid), tgenabled, obj_description(oid, 'pg_trigger') from pg_trigger "
-    "where not tgisinternal",
-    "types": "select t.oid::regtype::text, t.typtype, t.typowner::regrole::text, t.typacl::text, "
-    "obj_description(t.oid, 'pg_type') from pg_type as t where t.typnamespace = 'relief'::regnamespace",
-    "schema": "select nspowner::regrole::text, nspacl::text, obj_description(oid, 'pg_namespace') from pg_namespace "
-    "where nspname = 'relief'",
-}
 
 # Functions that can't pin their search_path, and why.
 UNPINNED = {
@@ -79,10 +47,9 @@ def test_extension_and_script_install_the_same(server: str) -> None:
     try:
         install(by_extension.superuser, by_extension=True)
         install(by_script.superuser, by_extension=False)
-        for kind, statement in CATALOG.items():
-            one, other = (sorted(map(repr, database.query(statement))) for database in (by_extension, by_script))
-            assert one == other, kind
-            assert one, kind
+        one, other = catalog(by_extension), catalog(by_script)
+        assert differences(one, other, ("by extension", "by script")) == []
+        assert {thing.split()[0] for thing in one} == set(CATALOG)
     finally:
         by_extension.drop()
         by_script.drop()

@@ -3,4 +3,4 @@
 The same modules are embedded in the install scripts and imported by the trainer, so a row gets the same score in both.
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -63,6 +63,7 @@ FUNCTIONS = {
     "score": ("""select relief.score('orders', '{"a": -2, "b": 1}')""", OF_USERS),
     "set_tolerance": ("select relief.set_tolerance('orders', 'a', 'up')", OF_OWNERS),
     "suggest_features": ("select * from relief.suggest_features('shop.orders')", who(WORKS, WORKS, NOT_THE_OWNER)),
+    "version": ("select relief.version()", OF_ADMINS),
 }
 
 # Private functions, whose names begin with _, are for admins alone, with the caller's rights; but for these.
@@ -107,7 +108,7 @@ RELATIONS = {
     "audit": "insert (detector, relation, created_by, action, version, reason, details)",
     "bucket": "insert, update, delete",
     "detector": "insert, update (relation, schema_name, table_name, columns, attributes, attributes_of, partitions, "
-    "time_column, entity, promoted_version), delete",
+    "time_column, entity, promoted_version, generated_by), delete",
     "event": "insert, delete",
     "feature": "insert, update (columns, transform, unit, origin, bin_width)",
     "label": "insert, update, delete",

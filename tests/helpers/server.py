@@ -10,8 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import psycopg
+from relief_runtime import __version__
 from relief_sql.assemble import artefacts, install_script
 
+from helpers.releases import BEFORE, release
 from relief_trainer.cluster import throwaway_cluster
 
 
@@ -25,9 +27,15 @@ def running_server() -> Iterator[str]:
             yield dsn
     else:
         with throwaway_cluster(
-            {"max_connections": "60", "wal_level": "logical"}, extension_files=artefacts()
+            {"max_connections": "60", "wal_level": "logical"}, extension_files=extension_files()
         ) as cluster:
             yield cluster.dsn()
+
+
+def extension_files() -> dict[str, str]:
+    """Return the files of this release, and of the one before for upgrades to start from."""
+    before = f"relief--{BEFORE}.sql"
+    return artefacts() | {before: release(before)}
 
 
 @contextlib.contextmanager
@@ -36,7 +44,7 @@ def _container(image: str) -> Iterator[str]:
 
     # Engines publish a port to the whole network by default.
     with PostgresContainer(image, password=secrets.token_hex(), driver=None) as container:
-        for name, content in artefacts().items():
+        for name, content in extension_files().items():
             encoded = base64.b64encode(content.encode()).decode()
             place = f"$(pg_config --sharedir)/extension/{name}"
             status, output = container.exec(["sh", "-c", f"echo {encoded} | base64 -d > {place}"])
@@ -45,10 +53,11 @@ def _container(image: str) -> Iterator[str]:
         yield container.get_connection_url()
 
 
-def has_extension_files(dsn: str) -> bool:
+def has_extension_files(dsn: str, version: str = __version__) -> bool:
     """Return whether CREATE EXTENSION relief can work on a server: one that isn't ours may lack the files."""
+    available = "select from pg_available_extension_versions where name = 'relief' and version = %s"
     with psycopg.connect(dsn) as connection:
-        return connection.execute("select from pg_available_extensions where name = 'relief'").fetchone() is not None
+        return connection.execute(available, [version]).fetchone() is not None
 
 
 def may_lack(library: str) -> bool:

@@ -27,6 +27,7 @@ create table relief.detector (
   promoted_version integer,
   created_at       timestamptz not null default pg_catalog.now(),
   created_by       name not null default current_user,
+  generated_by     text,
   constraint detector_name_is_an_identifier
     check (name <> '' and pg_catalog.octet_length(name) <= 63),
   constraint contamination_is_a_share_up_to_half
@@ -76,6 +77,7 @@ comment on column relief.detector.contamination is 'The share of training rows t
 comment on column relief.detector.threshold is 'A fixed score from which a row is an anomaly; instead of contamination.';
 comment on column relief.detector.on_error is 'What the trigger does with a row that cannot be scored: pass it with a NULL score, or raise the error.';
 comment on column relief.detector.score_function is 'Whether relief_score(row) in the table''s schema is this detector''s.';
+comment on column relief.detector.generated_by is 'The version of Relief that made its functions; NULL for 0.1.0, which didn''t note it.';
 comment on column relief.detector.promoted_version is 'The version that scores; no foreign key, since a circle of them breaks pg_restore.';
 
 create table relief.feature (

@@ -46,11 +46,12 @@ begin
   parts := relief._parts_of(checked, relation);
 
   insert into relief.detector (name, relation, schema_name, table_name, columns, arguments, time_column, time_zone, entity, season, contamination,
-                               threshold, on_error, verdict, deviation_threshold, min_history, profile_window, refresh_lag, score_function)
+                               threshold, on_error, verdict, deviation_threshold, min_history, profile_window, refresh_lag, score_function,
+                               generated_by)
   select name, relation, relief._schema_of(relation), c.relname,
          read.columns, read.columns, time_column, time_zone, entity, season,
          case when threshold is null then coalesce(contamination, 0.01) end, threshold, on_error,
-         verdict, deviation_threshold, min_history, profile_window, 1, score_function
+         verdict, deviation_threshold, min_history, profile_window, 1, score_function, relief.version()
   from pg_class as c,
        (select array(select attname from pg_attribute where attrelid = relation and attnum = any (attributes) order by attnum)) as read (columns)
   where c.oid = relation

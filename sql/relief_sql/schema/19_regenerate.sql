@@ -158,9 +158,38 @@ begin
       perform relief._attach(d, applied);
     end if;
   end if;
+  update relief.detector as e set generated_by = relief.version() where e.id = d.id;
 end
 $$;
 comment on function relief._regenerate(relief.detector) is 'Makes what is generated for a detector anew.';
+
+create function relief._renew_grants()
+  returns void
+  language plpgsql
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  role regrole;
+begin
+  if not pg_has_role((select nspowner from pg_namespace where nspname = 'relief'), 'usage') then
+    return;
+  end if;
+  for role in
+    select a.grantee from pg_class as c, aclexplode(c.relacl) as a
+    where c.oid = 'relief.detector'::regclass and a.privilege_type = 'INSERT' and a.grantee not in (0, c.relowner)
+  loop
+    perform relief.grant_admin(role);
+  end loop;
+  for role in
+    select a.grantee from pg_proc as p, aclexplode(p.proacl) as a
+    where p.oid = 'relief.score(text, jsonb)'::regprocedure and a.grantee not in (0, p.proowner)
+  loop
+    perform relief.grant_usage(role);
+  end loop;
+end
+$$;
+comment on function relief._renew_grants() is
+  'Grants anew, where whoever installed Relief calls it, what grant_admin and grant_usage have given to roles: an upgrade made functions since.';
 
 create function relief.regenerate(detector text default null)
   returns void
@@ -171,6 +200,9 @@ declare
   d relief.detector;
   advice text;
 begin
+  if detector is null then
+    perform relief._renew_grants();
+  end if;
   for d in
     select * from relief.detector as e where detector is null or e.name = detector order by e.id for no key update
   loop
@@ -192,4 +224,5 @@ end
 $$;
 comment on function relief.regenerate(text) is
   'Makes the functions and triggers of a detector, of all without a name, anew for its table as it is: moved, its columns renamed or '
-  'retyped, dropped and created again, or its functions lost. Models, profile and labels stay. An upgrade of Relief is followed by this.';
+  'retyped, dropped and created again, or its functions lost. Models, profile and labels stay. An upgrade of Relief is followed by this, without a name, '
+  'by whoever installed it: then what is new is granted too.';

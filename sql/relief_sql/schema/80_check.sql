@@ -50,6 +50,9 @@ begin
     from pg_class as c
     join pg_roles as r on r.oid = c.relowner and not r.rolsuper and not r.rolbypassrls
     where c.oid = d.relation and c.relrowsecurity and c.relforcerowsecurity;
+  if d.generated_by is distinct from relief.version() then
+    return next format('its functions were made by Relief %s; select relief.regenerate(%L);', coalesce(d.generated_by, '0.1.0'), d.name);
+  end if;
   if d.promoted_version is null then
     return next format('no model is promoted; relief train %s --promote', relief._shell_quoted(d.name));
   end if;
@@ -113,6 +116,11 @@ create function relief.check()
 as $$
 begin
   return query values
+    (format('Relief %s', relief.version()),
+     coalesce(
+       (select format('the files on the server are those of %s; alter extension relief update; select relief.regenerate();', e.default_version)
+        from pg_available_extensions as e
+        where e.name = 'relief' and e.installed_version <> e.default_version), 'ok')),
     ('PostgreSQL 14 or later',
      case when current_setting('server_version_num')::integer >= 140000 then 'ok'
           else format('this is %s; upgrade the server', current_setting('server_version')) end),

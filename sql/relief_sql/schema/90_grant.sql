@@ -29,7 +29,7 @@ begin
   execute format('grant insert on relief.feature to %s', role);
   execute format('grant insert, update, delete on relief.tolerance, relief.bucket, relief.profile, relief.refresh, relief.stale_day, relief.label to %s', role);
   execute format('grant update (columns, transform, unit, origin, bin_width) on relief.feature to %s', role);
-  execute format('grant update (relation, schema_name, table_name, columns, entity, time_column, attributes, attributes_of, partitions, promoted_version) '
+  execute format('grant update (relation, schema_name, table_name, columns, entity, time_column, attributes, attributes_of, partitions, promoted_version, generated_by) '
                  'on relief.detector to %s', role);
   -- To be passed on by attach: the trigger that records anomalies writes as the table's owner.
   execute format('grant usage on schema relief to %s with grant option', role);

@@ -1,0 +1,189 @@
+"""Upgrades: what the release before installed becomes what this one installs, and scores as before."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pglast
+import psycopg
+import pytest
+import relief_sql
+from helpers.catalog import CATALOG, EXTENSION, catalog, differences
+from helpers.database import Database, query, refused, value
+from helpers.releases import BEFORE, OldShop, install_release, make_old_shop, release
+from helpers.server import install
+from relief_runtime import __version__
+from relief_sql.assemble import install_script, previous_version, upgrade_script
+from relief_sql.statements import split
+from relief_sql.upgrade import objects
+
+STEPS = Path(relief_sql.__file__).parent / "migrations"
+WAYS = [
+    pytest.param(True, marks=[pytest.mark.extension, pytest.mark.releases], id="extension"),
+    pytest.param(False, id="script"),
+]
+SCORES = {
+    "payment": "select id, shop.relief_score(o) from shop.payment as o order by id",
+    "reading": "select id, shop.relief_score(o), relief.score('numbers', to_jsonb(o)) from shop.reading as o "
+    "order by id",
+    "judgement": "select id, t.* from shop.payment as o, relief.detect('categories', to_jsonb(o)) as t "
+    "where id < 10 order by id",
+    "explanation": "select id, t.* from shop.payment as o, shop.relief_explain(o) as t where id < 5 "
+    "order by id, feature",
+    "stored": "select * from shop.payment order by id",
+    "status": "select detector, relation, promoted_version, attached, baseline_rows, entities, rows_missing, state, "
+    "problems from relief.status order by detector",
+}
+INSERT = (
+    "insert into shop.payment (customer, amount, country, kind) "
+    "values ('customer 1', 1e6, 'XX', 'barter'), ('customer 2', 30, 'NL', 'card') "
+    "returning relief_anomaly_score, relief_is_anomaly, relief_deviation, relief_model_version"
+)
+# What is in each of Relief's tables, in the columns that it has when this is asked.
+HELD = (
+    "select format('select row(%s)::text from relief.%I order by 1', "
+    "string_agg(quote_ident(a.attname), ', ' order by a.attnum), c.relname) "
+    "from pg_class as c join pg_attribute as a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped "
+    "where c.relnamespace = 'relief'::regnamespace and c.relkind = 'r' group by c.relname order by c.relname"
+)
+STALE = (
+    "select distinct substring(result from 'its functions were made by Relief [0-9.]+') from relief.check() "
+    "where result <> 'ok'"
+)
+
+
+def upgrade(connection: psycopg.Connection, by_extension: bool) -> None:
+    query(connection, "alter extension relief update" if by_extension else upgrade_script())
+
+
+@pytest.fixture
+def old(empty_database: Database, by_extension: bool) -> OldShop:
+    install_release(empty_database.superuser, by_extension)
+    return make_old_shop(empty_database)
+
+
+@pytest.fixture
+def fresh(server: str) -> Iterator[Database]:
+    made = Database(server)
+    yield made
+    made.drop()
+
+
+@pytest.mark.parametrize("by_extension", WAYS)
+def test_upgraded_catalog_is_that_of_a_fresh_installation(old: OldShop, fresh: Database, by_extension: bool) -> None:
+    upgrade(old.database.superuser, by_extension)
+    old.database.query("select relief.regenerate()")
+    install(fresh.superuser, by_extension)
+    fresh.query("select relief.grant_admin(%s), relief.grant_usage(%s)", old.admin, old.user)
+    kinds = CATALOG | (EXTENSION if by_extension else {})
+    told = differences(catalog(fresh, kinds), catalog(old.database, kinds), ("installed", "upgraded"))
+    hint = f"\n\nAdd what makes up for it to sql/relief_sql/migrations/{previous_version()}--{__version__}.sql"
+    assert not told, "\n".join(told) + hint
+
+
+@pytest.mark.parametrize("by_extension", WAYS)
+def test_rows_are_scored_as_before_at_every_step_of_an_upgrade(old: OldShop, by_extension: bool) -> None:
+    superuser = old.database.superuser
+    session = old.database.connect(old.admin)
+    query(session, "prepare scores as select shop.relief_score(o) from shop.payment as o where id = 7")
+    score = value(session, "execute scores")
+    held = query(superuser, HELD)
+    kept = [query(superuser, statement) for statement in held]
+    assert all(kept)
+    before = {name: query(old.app, statement) for name, statement in SCORES.items()}
+    inserted = _tried(old.app)
+    assert [row[1] for row in inserted] == [True, False]
+
+    upgrade(superuser, by_extension)
+    for connection in (old.app, session, old.database.connect(old.admin)):
+        assert _tried(connection) == inserted
+        assert {name: query(connection, statement) for name, statement in SCORES.items()} == before
+    assert value(session, "execute scores") == score
+    assert query(superuser, STALE) == [f"its functions were made by Relief {BEFORE}"]
+
+    query(superuser, "select relief.regenerate()")
+    assert query(superuser, "select result from relief.check() where result <> 'ok'") == []
+    for connection in (old.app, session, old.database.connect(old.admin)):
+        assert _tried(connection) == inserted
+        assert {name: query(connection, statement) for name, statement in SCORES.items()} == before
+    assert value(session, "execute scores") == score
+    assert [query(superuser, statement) for statement in held] == kept
+
+
+def _tried(connection: psycopg.Connection) -> list[Any]:
+    """Return how the trigger judges two rows, and that the strange one left an event; take them back."""
+    with connection.transaction(force_rollback=True):
+        judged = query(connection, INSERT)
+        assert value(connection, "select count(*) from relief.event where happened_at >= now()") == 1
+    return judged
+
+
+def test_a_script_upgrades_no_other_installation_than_its_own(empty_database: Database) -> None:
+    superuser = empty_database.superuser
+    with refused("42704", "Relief is not installed in this database", f"relief-{__version__}-install.sql"):
+        query(superuser, upgrade_script())
+    query(superuser, "rollback; create schema relief; create table relief.detector ()")
+    mallory = empty_database.role("mallory")
+    query(superuser, f"alter schema relief owner to {mallory}")
+    query(superuser, "create function relief.version() returns text language sql as $$select 1 / 0$$")
+    with refused(
+        "42501", f"schema relief belongs to {mallory}, which is not a superuser", "alter schema relief owner to"
+    ):
+        query(superuser, upgrade_script())
+    query(superuser, "rollback; drop schema relief cascade")
+    query(superuser, install_script())
+    with refused(
+        "55000",
+        f"Relief {__version__} is installed in this database, and this upgrades {BEFORE}",
+        "select relief.regenerate();",
+    ):
+        query(superuser, upgrade_script())
+    query(superuser, "rollback")
+    assert query(superuser, "select relief.version()") == [__version__]
+
+
+@pytest.mark.extension
+def test_a_script_upgrades_no_extension(database: Database) -> None:
+    with refused(
+        "55000", "Relief was installed in this database by CREATE EXTENSION", "alter extension relief update;"
+    ):
+        query(database.superuser, upgrade_script())
+    query(database.superuser, "rollback")
+
+
+@pytest.mark.parametrize("by_extension", [False], ids=["script"])
+def test_a_failed_upgrade_leaves_everything_as_it_was(old: OldShop) -> None:
+    superuser = old.database.superuser
+    before = catalog(old.database)
+    query(superuser, "create view public.history as select relief._levels(1, '', 0::smallint)")
+    broken = upgrade_script().replace("commit;", "drop function relief._levels(integer, text, smallint);\ncommit;")
+    with refused("2BP01", "cannot drop function relief._levels"):
+        query(superuser, broken)
+    query(superuser, "rollback")
+    assert differences(before, catalog(old.database), ("before", "after")) == []
+    assert [row[1] for row in _tried(old.app)] == [True, False]
+
+
+@pytest.mark.parametrize("by_extension", [False], ids=["script"])
+def test_what_an_upgrade_makes_belongs_to_whoever_installed_relief(old: OldShop) -> None:
+    other = old.database.role("other_superuser")
+    query(old.database.superuser, f"alter role {other} superuser")
+    query(old.database.connect(other), upgrade_script())
+    owners = "select distinct proowner::regrole::text from pg_proc where pronamespace = 'relief'::regnamespace"
+    assert query(old.database.superuser, owners) == query(old.database.superuser, "select current_user::text")
+
+
+def test_what_a_release_consists_of_is_what_its_script_makes() -> None:
+    script = release(f"relief-{BEFORE}-install.sql")
+    schema = script[script.index("comment on schema") : script.rindex("commit;")].partition(";")[2]
+    listed = (STEPS / f"{BEFORE}.txt").read_text().splitlines()
+    assert objects(schema) == listed
+
+
+def test_scripts_are_split_where_postgresql_splits_them() -> None:
+    for script in (install_script(), upgrade_script()):
+        assert [" ".join(text.split()) for text in pglast.split(script)] == [
+            " ".join(text.split()) for text in split(script)
+        ]
