@@ -64,6 +64,8 @@ def from_json(text: str) -> Stored:
         content = json.loads(text)
         name, checksum, body = content["detector"], content["checksum"], document.serialize(content["document"])
         runtime_document.read(body, checksum)
+    except runtime_document.LimitError as error:
+        raise ReliefError(str(error), error.hint) from None
     except runtime_document.DocumentError as error:
         raise ReliefError(str(error), "Export it again: relief export <detector> --json <file>") from None
     except (ValueError, KeyError, TypeError, RecursionError):

@@ -7,6 +7,7 @@ import shlex
 from dataclasses import asdict
 
 import click
+from relief_runtime.document import LIMITS
 
 from relief_trainer.errors import ReliefError
 from relief_trainer.options import print_json, split_columns, with_dsn, with_json
@@ -17,7 +18,9 @@ from relief_trainer.options import print_json, split_columns, with_dsn, with_jso
 @with_dsn
 @with_json
 @click.option("--promote", is_flag=True, help="Promote the model once it is stored.")
-@click.option("--trees", type=click.IntRange(1, 2000), default=100, show_default=True, help="Trees of the forest.")
+@click.option(
+    "--trees", type=click.IntRange(1, LIMITS["trees"]), default=100, show_default=True, help="Trees of the forest."
+)
 @click.option("--samples", type=click.IntRange(2), default=256, show_default=True, help="Rows each tree is grown on.")
 @click.option(
     "--max-features",

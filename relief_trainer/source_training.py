@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from relief_trainer import document, parity, sample, source_sample, train
+from relief_trainer import document, limits, parity, sample, source_sample, train
 from relief_trainer.document import Feature
 from relief_trainer.errors import ReliefError
 from relief_trainer.progress import Progress
@@ -54,10 +54,12 @@ def train_document(
         _origin(source, name) | train.provenance(settings, drawn, len(rows)),
         drawn.encoders,
     )
+    text = document.serialize(content)
+    limits.refuse_more("characters", len(text))
     with progress.step("comparing with scikit-learn"):
         parity.check(forest, content, drawn.rows[:CHECKED_ROWS], drawn.categories[:CHECKED_ROWS])
     told = Trained(name, 0, False, threshold.value, threshold.origin, len(rows), 0, total, drawn.counted, notes)
-    return document.serialize(content), told
+    return text, told
 
 
 def column_features(columns: Sequence[str], categories: Sequence[str] = ()) -> list[Feature]:
@@ -66,7 +68,7 @@ def column_features(columns: Sequence[str], categories: Sequence[str] = ()) -> l
     Raises
     ------
     ReliefError
-        If a column is named twice, or a category isn't among the columns.
+        If a column is named twice, a category isn't among the columns, or there are more than a model takes.
     """
     twice = next((column for column in columns if columns.count(column) > 1), None)
     if twice is not None:
@@ -77,6 +79,7 @@ def column_features(columns: Sequence[str], categories: Sequence[str] = ()) -> l
             f'category "{other}" is not one of the features',
             f"Add it: --features {shlex.quote(','.join([*columns, other]))}",
         )
+    limits.refuse_more("features", len(columns))
     return [
         Feature(column, '"' + column.replace('"', '""') + '"', "category" if column in categories else "number")
         for column in columns

@@ -15,7 +15,7 @@ import sklearn
 from relief_runtime import __version__
 from sklearn.ensemble import IsolationForest
 
-from relief_trainer import archive, document, parity, rarity, sample, source_sample
+from relief_trainer import archive, document, limits, parity, rarity, sample, source_sample
 from relief_trainer import detector as detectors
 from relief_trainer.connection import Connection
 from relief_trainer.detector import Detector
@@ -59,6 +59,9 @@ class Settings:
     jobs: int = 1
     request: sample.Request = field(default_factory=sample.Request)
 
+    def __post_init__(self) -> None:
+        limits.refuse_more("trees", self.trees)
+
 
 @dataclass(frozen=True)
 class Trained:
@@ -94,7 +97,8 @@ def train(
     ------
     ReliefError
         If the detector doesn't exist or may not be trained by this role, if there are too few rows or nothing varies in
-        them, or if the runtime's scores differ from scikit-learn's. Nothing is stored then.
+        them, if the model grows beyond a limit, or if the runtime's scores differ from scikit-learn's. Nothing is
+        stored then.
     """
     progress = progress or Progress.silent()
     detector = detectors.fetch(connection, name)
@@ -123,10 +127,12 @@ def train(
         _origin(connection, detector, source) | provenance(settings, drawn, len(rows)),
         drawn.encoders,
     )
+    text = document.serialize(content)
+    limits.refuse_more("characters", len(text))
     with progress.step("comparing with scikit-learn"):
         parity.check(forest, content, drawn.rows[:CHECKED_ROWS], drawn.categories[:CHECKED_ROWS])
     with progress.step("storing the model"):
-        version = archive.store(connection, name, document.serialize(content))
+        version = archive.store(connection, name, text)
         connection.commit()
     if promote:
         with progress.step(f"promoting version {version}"):
@@ -147,7 +153,13 @@ def train(
 
 
 def fit(rows: Floats, names: list[str], settings: Settings) -> IsolationForest:
-    """Fit scikit-learn's IsolationForest to rows of shape (rows, features), NaN = missing."""
+    """Fit scikit-learn's IsolationForest to rows of shape (rows, features), NaN = missing.
+
+    Raises
+    ------
+    ReliefError
+        If the trees have more nodes than a model may have.
+    """
     forest = IsolationForest(
         n_estimators=settings.trees,
         max_samples=min(settings.samples, len(rows)),
@@ -155,7 +167,9 @@ def fit(rows: Floats, names: list[str], settings: Settings) -> IsolationForest:
         random_state=settings.seed,
         n_jobs=settings.jobs,
     )
-    return forest.fit(pd.DataFrame(parity.to_float32(rows), columns=names))
+    forest.fit(pd.DataFrame(parity.to_float32(rows), columns=names))
+    limits.refuse_more_nodes(forest)
+    return forest
 
 
 def find_threshold(detector: Detector, forest: IsolationForest, rows: Floats, contamination: float | None) -> Threshold:

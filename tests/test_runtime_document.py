@@ -10,7 +10,7 @@ from helpers.forests import copy_of, stump
 from hypothesis import given
 from hypothesis import strategies as st
 from relief_runtime import document
-from relief_runtime.document import DocumentError, checksum, read
+from relief_runtime.document import DocumentError, LimitError, checksum, read
 from relief_runtime.forest import Forest
 
 from relief_trainer.parity import as_server_keeps
@@ -137,7 +137,7 @@ REFUSED = {
     "threshold from nowhere": (_with(threshold={"value": 0.5, "origin": "magic"}), "origin 'magic' is not one of"),
     "divisor as text": (_with(average_path_length="10"), '"average_path_length" of the model document is not a number'),
     "negative divisor": (_with(average_path_length=-1), '"average_path_length" of the model document is not a number'),
-    "no features": (_with(features=[]), "has 0 features, not 1 to 1600"),
+    "no features": (_with(features=[]), "model document has no features"),
     "unknown kind": (_with(features=[{"name": "x", "kind": "code"}]), "no name or no known kind"),
     "no encoder": (_with(encoders={}), '"encoders" of the model document are not one for each category'),
     "an encoder of a number": (_with(encoders={**BASE["encoders"], "x": {}}), "are not one for each category"),
@@ -152,8 +152,8 @@ REFUSED = {
     "huge rarity": (_encoder(other=10**400), "holds what is not a number from 0 to 1000"),
     "too many categories": (_encoder(values={str(n): 1.0 for n in range(1001)}), "lists more than 1000 categories"),
     "a long category": (_encoder(values={"x" * 201: 1.0}), "or one of more than 200 characters"),
-    "no trees": (_with(trees=[]), "has 0 trees, not 1 to 2000"),
-    "too many trees": (_with(trees=[{}] * 2001), "has 2001 trees, not 1 to 2000"),
+    "no trees": (_with(trees=[]), "model document has no trees"),
+    "too many trees": (_with(trees=[{}] * 2001), "has 2001 trees, more than 2000"),
     "tree as text": (_with(trees=["x"]), "tree 0 of the model document is not an object"),
     "lists of two lengths": (_tree(value=[1.0]), "the lists of tree 0 are empty or differ in length"),
     "empty tree": (_tree(feature=[], value=[], missing_left=[]), "the lists of tree 0 are empty"),
@@ -194,17 +194,15 @@ def test_wrong_checksum_is_refused_before_anything_is_read() -> None:
         read("{", "0")
 
 
-def test_oversized_document_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("what", document.LIMITS)
+def test_document_is_read_at_its_limits_and_refused_beyond_them(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
     text = json.dumps(BASE)
-    monkeypatch.setattr(document, "MAX_CHARACTERS", len(text) - 1)
-    with pytest.raises(DocumentError, match="characters, more than"):
+    count = {"characters": len(text), "features": 3, "trees": 3, "nodes": 11}[what]
+    monkeypatch.setitem(document.LIMITS, what, count)
+    read(text, checksum(text))
+    monkeypatch.setitem(document.LIMITS, what, count - 1)
+    with pytest.raises(LimitError, match=f"^model document has {count} {what}, more than {count - 1}$"):
         read(text, checksum(text))
-
-
-def test_too_many_nodes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(document, "MAX_NODES", 7)
-    with pytest.raises(DocumentError, match="more than 7 nodes"):
-        read(json.dumps(BASE), checksum(json.dumps(BASE)))
 
 
 def test_a_chain_as_deep_as_the_limit_is_read_and_scored() -> None:

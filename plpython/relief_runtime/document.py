@@ -44,10 +44,8 @@ if TYPE_CHECKING:
     from typing import Any
 
 FORMAT = 1
-MAX_CHARACTERS = 64 * 1024 * 1024
-MAX_TREES = 2_000
-MAX_NODES = 2_000_000
-MAX_FEATURES = 1_600
+# How large a model may be: it is refused when it is trained or stored, never when it is used.
+LIMITS = {"characters": 64 * 1024 * 1024, "features": 1_600, "trees": 2_000, "nodes": 2_000_000}
 MAX_ROWS = 2**40
 MAX_RARITY = 1_000
 KINDS = ("number", "category")
@@ -56,6 +54,18 @@ ORIGINS = ("contamination", "fixed")
 
 class DocumentError(ValueError):
     """The text is not a model document that this version of Relief can score with."""
+
+
+class LimitError(DocumentError):
+    """The model has more of something than `LIMITS` says; ``hint`` tells what to do."""
+
+    def __init__(self, what: str, count: int) -> None:
+        super().__init__(f"model document has {count} {what}, more than {LIMITS[what]}")
+        self.hint = (
+            "Choose the features that tell most, or make several detectors."
+            if what == "features"
+            else "Train with fewer trees, or smaller ones: relief train <detector> --trees 100 --samples 256"
+        )
 
 
 class Document:
@@ -76,6 +86,12 @@ def checksum(text: str) -> str:
     return sha256(text.encode("utf-8", "surrogatepass"))
 
 
+def refuse_more(what: str, count: int) -> None:
+    """Raise a `LimitError` if a model has more characters, features, trees or nodes than it may."""
+    if count > LIMITS[what]:
+        raise LimitError(what, count)
+
+
 def read(text: str, expected_checksum: str) -> Document:
     """Validate a model document wholly and return what scoring needs of it.
 
@@ -83,18 +99,17 @@ def read(text: str, expected_checksum: str) -> Document:
     ------
     DocumentError
         If the text doesn't have the expected checksum, or isn't a document of a known format with
-        well-formed trees of finite numbers within the limits of this module.
+        well-formed trees of finite numbers; a `LimitError` if it is one, but too large.
     """
+    refuse_more("characters", len(text))
     if checksum(text) != expected_checksum:
         raise DocumentError(f"model document has checksum {checksum(text)}, not {expected_checksum}")
-    if len(text) > MAX_CHARACTERS:
-        raise DocumentError(f"model document has {len(text)} characters, more than {MAX_CHARACTERS}")
     content = _parse(text)
     names, kinds = _read_features(content)
     encoders = _read_encoders(_member(content, "encoders", dict), names, kinds)
     trees = _member(content, "trees", list)
-    if not 1 <= len(trees) <= MAX_TREES:
-        raise DocumentError(f"model document has {len(trees)} trees, not 1 to {MAX_TREES}")
+    _refuse_none("trees", trees)
+    refuse_more("trees", len(trees))
     divisor = _number(content, "average_path_length", minimum=0.0)
     threshold = _member(content, "threshold", dict)
     _number(threshold, "value", minimum=0.0, maximum=1.0)
@@ -109,8 +124,7 @@ def read(text: str, expected_checksum: str) -> Document:
         roots.append(len(parts[0]))
         for part, of_tree in zip(parts, _read_tree(tree, position, len(kinds))):
             part += of_tree
-        if len(parts[0]) > MAX_NODES:
-            raise DocumentError(f"model document has more than {MAX_NODES} nodes")
+        refuse_more("nodes", len(parts[0]))
     *nodes, rows = parts
     return Document(Trees(roots, *nodes), rows, kinds, encoders, divisor * len(trees))
 
@@ -130,6 +144,11 @@ def _parse(text: str) -> dict[str, Any]:
     if content.get("format") != FORMAT or type(content["format"]) is not int:
         raise DocumentError(f"model document has format {content.get('format')!r}, not {FORMAT}")
     return content
+
+
+def _refuse_none(what: str, found: list[Any]) -> None:
+    if not found:
+        raise DocumentError(f"model document has no {what}")
 
 
 def _member(content: dict[str, Any], name: str, kind: type) -> Any:
@@ -166,8 +185,8 @@ def _check_ordinary(ordinary: Any) -> None:
 def _read_features(content: dict[str, Any]) -> tuple[list[str], list[str]]:
     """Return the names and the kinds of the features."""
     features = _member(content, "features", list)
-    if not 1 <= len(features) <= MAX_FEATURES:
-        raise DocumentError(f"model document has {len(features)} features, not 1 to {MAX_FEATURES}")
+    _refuse_none("features", features)
+    refuse_more("features", len(features))
     for position, feature in enumerate(features):
         if type(feature) is not dict or type(feature.get("name")) is not str or feature.get("kind") not in KINDS:
             raise DocumentError(f"feature {position} of the model document has no name or no known kind")

@@ -154,10 +154,11 @@ as $python$
     try:
         return GD["{{runtime_key}}"].pack(checksum, document)
     except (KeyError, TypeError, ValueError) as error:
+        too_large = getattr(error, "hint", None)
         plpy.error(
             str(error),
-            hint="Store models with the trainer: relief train <detector>, or relief import <file>.",
-            sqlstate="22023",
+            hint=too_large or "Store models with the trainer: relief train <detector>, or relief import <file>.",
+            sqlstate="54000" if too_large else "22023",
         )
 $python$;
 comment on function relief._pack(text, text, text) is

@@ -31,6 +31,7 @@ declare
 begin
   perform relief._require_detector_options(name, relation, features, contamination, threshold, time_column, on_error);
   features := coalesce(features, relief._suggested_features(name, relation, time_zone));
+  perform relief._require_fewer_features(name, features);
   perform relief._require_profile_options(
     name, relation, time_column, entity, season, verdict, deviation_threshold, min_history, profile_window, scale, time_zone, cardinality(features));
   checked := array(select relief._check_feature(relation, f.feature, name_path) from unnest(features) with ordinality as f (feature, n) order by f.n);
