@@ -2,7 +2,7 @@
 
 An upgrade is the step written by hand, ``migrations/<from>--<to>.sql``, and what follows from ``schema/*.sql``:
 
-- functions and views are replaced, and made where there are none;
+- functions, views and triggers are replaced, and made where there are none;
 - tables and types that the release before didn't have are made, with all that belongs to them;
 - functions and views that it had, by ``migrations/<from>.txt``, and that are gone, are dropped;
 - PUBLIC gets the rights that it is to have.
@@ -66,7 +66,7 @@ def _object(statement: Statement) -> str | None:
 
 def _made_anew(statement: Statement, before: set[str]) -> str | None:
     """Return what an upgrade does in a statement's place, None where that is left to the step or to the rights."""
-    if statement.kind in ("function", "view"):
+    if statement.kind in ("function", "view", "trigger"):
         return statement.text[: -len(statement.bare)] + statement.bare.replace("create ", "create or replace ", 1)
     if statement.kind in ("grant", "revoke"):
         return None
