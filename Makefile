@@ -20,8 +20,8 @@ setup: packages $(BIN)/.installed $(SCRIPT) ## Install all that the other target
 demo: setup ## Show Relief at work on a year of real flights, in a throwaway server
 	$(BIN)/relief demo $(ARGS)
 
-test: setup ## Run the tests; ARGS are pytest's
-	$(BIN)/pytest $(ARGS)
+test: setup ## Run the tests, on several cores; ARGS are pytest's
+	$(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist worksteal $(ARGS)
 
 test-matrix: setup ## Run the database tests on PostgreSQL 14, 16, 17 and 18; ARGS="18 -- -k busy" for one, and pytest's
 	$(BIN)/python -m tests.matrix $(ARGS)

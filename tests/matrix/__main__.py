@@ -33,7 +33,9 @@ def _passes(version: str, pytest_arguments: list[str]) -> bool:
         environment = {**os.environ, "RELIEF_PG_BIN": str(bin_directory)}
         for name in ("RELIEF_TEST_DSN", "RELIEF_TEST_IMAGE"):
             environment.pop(name, None)
-        command = [sys.executable, "-m", "pytest", "-m", "server and not soak", *pytest_arguments]
+        # As in make test; what is given comes last, and wins.
+        parallel = ["--numprocesses=auto", "--maxprocesses=4", "--dist=worksteal"]
+        command = [sys.executable, "-m", "pytest", "-m", "server and not soak", *parallel, *pytest_arguments]
         return subprocess.run(command, env=environment, check=False).returncode == 0
 
 
