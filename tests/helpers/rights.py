@@ -43,6 +43,7 @@ FUNCTIONS = {
     "add_model": ("select relief.add_model('orders', %(document)s, %(checksum)s)", OF_OWNERS),
     "attach": ("select relief.detach('orders'), relief.attach('orders')", OF_OWNERS),
     "backfill": ("call relief.backfill('orders')", OF_OWNERS),
+    "backtest": ("select * from relief.backtest('orders')", OF_OWNERS_AS_THEMSELVES),
     "check": ("select * from relief.check()", OF_ADMINS),
     "create_detector": (
         "select relief.create_detector('more', 'shop.orders', '{a}', score_function => false)",

@@ -73,6 +73,50 @@ as $$
 $$;
 comment on function relief._rule(relief.detector, relief.model) is 'Returns, as JSON, what makes a row an anomaly, and the history of all rows together, for the runtime.';
 
+create function relief._rule_key(rule text)
+  returns text
+  language sql
+  immutable
+  set search_path = pg_catalog, pg_temp
+as $$
+  select encode(sha256(convert_to(rule, 'UTF8')), 'hex')
+$$;
+comment on function relief._rule_key(text) is 'Returns the checksum by which a session keeps a rule.';
+
+create function relief._rule_text(m relief.model, rule text)
+  returns text
+  language sql
+  immutable
+  set search_path = pg_catalog, pg_temp
+as $$
+  select format('coalesce(relief._have_rule(%1$L, %2$L), relief._fetch_with_rule(%1$L, %2$L, %3$L))', m.forest_checksum, relief._rule_key(rule), rule)
+$$;
+comment on function relief._rule_text(relief.model, text) is
+  'Returns the text that brings a model and a rule into a session, where it lacks them.';
+
+create function relief._levels_text(d relief.detector)
+  returns text
+  language sql
+  immutable
+  set search_path = pg_catalog, pg_temp
+as $$
+  select case when d.entity = '{}' and d.season is null then 'null::pg_catalog.float8[]'
+              else format('relief._levels(%s, entity, season)', d.id) end
+$$;
+comment on function relief._levels_text(relief.detector) is 'Returns the text of the histories of what is called entity and season.';
+
+create function relief._judge_text(d relief.detector, m relief.model, rule text)
+  returns text
+  language sql
+  immutable
+  set search_path = pg_catalog, pg_temp
+as $$
+  select format('relief._judge(%L, %L, %s, numbers, categories, entity, %s, in_full)',
+                m.forest_checksum, relief._rule_key(rule), relief._rule_text(m, rule), relief._levels_text(d))
+$$;
+comment on function relief._judge_text(relief.detector, relief.model, text) is
+  'Returns the text that judges, by a model and a rule, what is called numbers, categories, entity, season and in_full.';
+
 create function relief._replace_verdict(d relief.detector, m relief.model)
   returns void
   language plpgsql
@@ -80,11 +124,7 @@ create function relief._replace_verdict(d relief.detector, m relief.model)
 as $$
 declare
   rule constant text := relief._rule(d, m);
-  rule_key constant text := encode(sha256(convert_to(rule, 'UTF8')), 'hex');
-  judge_loaded constant text := format(
-    'coalesce(relief._have_rule(%1$L, %2$L), relief._fetch_with_rule(%1$L, %2$L, %3$L))', m.forest_checksum, rule_key, rule);
-  levels constant text := case when d.entity = '{}' and d.season is null then 'null::pg_catalog.float8[]'
-                               else format('relief._levels(%s, entity, season)', d.id) end;
+  rule_key constant text := relief._rule_key(rule);
   f record;
 begin
   for f in select * from relief._replaced_by_promote(d) loop
@@ -95,11 +135,10 @@ begin
       when 'contributions' then
         format('relief._contributions(%1$L, coalesce(relief._have_explainer(%1$L), relief._fetch_explainer(%1$L)), numbers, categories)',
                m.checksum)
-      when 'judgement' then
-        format('relief._judge(%L, %L, %s, numbers, categories, entity, %s, in_full)', m.forest_checksum, rule_key, judge_loaded, levels)
+      when 'judgement' then relief._judge_text(d, m, rule)
       when 'explanation' then
         format('relief._explanation(%L, %s, %s(numbers, categories), numbers, categories, entity, %s)',
-               rule_key, judge_loaded, relief._function_name(d, 'contributions'), levels)
+               rule_key, relief._rule_text(m, rule), relief._function_name(d, 'contributions'), relief._levels_text(d))
     end);
     perform relief._adopt_function(d, relief._generated(d, f.kind), f.description);
   end loop;

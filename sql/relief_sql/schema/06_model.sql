@@ -70,13 +70,13 @@ end
 $$;
 comment on function relief._require_features(relief.detector, relief.model) is 'Raises an error if a model takes other features than its detector has.';
 
-create function relief.promote(detector text, version integer default null)
-  returns integer
+create function relief._model_of(d relief.detector, version integer)
+  returns relief.model
   language plpgsql
+  stable
   set search_path = pg_catalog, pg_temp
 as $$
 declare
-  d constant relief.detector := relief._lock_detector(detector);
   m relief.model;
 begin
   select * into m
@@ -91,6 +91,20 @@ begin
               (select 'The versions are: ' || string_agg(e.version::text, ', ' order by e.version) || '.' from relief.model as e where e.detector_id = d.id),
               format('Train one: relief train %s', relief._shell_quoted(d.name)));
   end if;
+  return m;
+end
+$$;
+comment on function relief._model_of(relief.detector, integer) is 'Returns a version of a detector, the newest without a number, or raises an error.';
+
+create function relief.promote(detector text, version integer default null)
+  returns integer
+  language plpgsql
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  d constant relief.detector := relief._lock_detector(detector);
+  m constant relief.model := relief._model_of(d, version);
+begin
   perform relief._require_features(d, m);
   perform relief._require_generated(d);
   perform relief._replace_verdict(d, m);
