@@ -116,7 +116,7 @@ def test_the_promoted_half_flags_what_the_trigger_would(database, verdict: str) 
     query(
         connection,
         "insert into reading select n, timestamptz '2024-01-01Z' + n * interval '1 hour', n % 3, "
-        "case when n % 33 = 0 then 40 else n % 7 end + 20 * (n % 3) from generate_series(1, 100) as n",
+        "case when n % 33 = 1 then 40 else n % 7 end + 20 * (n % 3) from generate_series(1, 100) as n",
     )
     options = {"entity": ["sensor"], "season": "day_of_week", "time_column": "at", "time_zone": "UTC"}
     create(connection, "r", "reading", ["x"], verdict=verdict, deviation_threshold=2, min_history=5, **options)
