@@ -154,6 +154,23 @@ def test_a_script_upgrades_no_extension(database: Database) -> None:
 
 
 @pytest.mark.parametrize("by_extension", [False], ids=["script"])
+def test_a_session_scores_the_row_in_whose_midst_an_upgrade_is_committed(old: OldShop) -> None:
+    session = old.database.connect(old.admin)
+    score = value(session, "select relief.score('numbers', to_jsonb(o)) from shop.reading as o where id = 7")
+    query(old.database.superuser, upgrade_script())
+    # By the code before the upgrade it had just found that it holds the model.
+    key = value(
+        session,
+        "select forest_checksum from relief.model join relief.detector as d on d.id = detector_id "
+        "where name = 'numbers' and version = 1",
+    )
+    numbers = value(session, "select array[amount, weight, hour] from shop.reading where id = 7")
+    assert value(session, "select relief._score(%s, '', %s, null)", key, numbers) == score
+    with refused("22023", "row cannot be scored"):
+        value(old.database.connect(old.admin), "select relief._score(%s, '', %s, null)", key, numbers)
+
+
+@pytest.mark.parametrize("by_extension", [False], ids=["script"])
 def test_a_failed_upgrade_leaves_everything_as_it_was(old: OldShop) -> None:
     superuser = old.database.superuser
     before = catalog(old.database)

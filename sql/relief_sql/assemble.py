@@ -147,11 +147,15 @@ def _filled_in(script: str) -> str:
     literal = "{\n" + "".join(f"            {name!r}: {source!r},\n" for name, source in sources) + "        }"
     if "$python$" in literal:
         raise ValueError("the runtime's sources contain the quote that holds them, $python$")
+    key = f"relief {digest}"
+    older = "name for name in reversed(list(GD)) if str(name).startswith('relief ')"
     facts = {
         "version": __version__,
         "previous_version": previous_version(),
         # The key changes with the sources: a session that is open across an upgrade loads the new ones.
-        "runtime_key": f"relief {digest}",
+        "runtime_key": key,
+        # In the midst of a row when an upgrade is committed, a session scores that with the runtime that it has.
+        "runtime": f"(GD.get({key!r}) or GD[next(({older}), {key!r})])",
         "runtime_sources": literal,
     }
     return re.sub(r"\{\{(\w+)\}\}", lambda named: facts[named[1]], script)

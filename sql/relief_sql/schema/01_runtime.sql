@@ -98,7 +98,7 @@ as $python$
             sqlstate="02000",
         )
     try:
-        GD["{{runtime_key}}"].load(key, forest)
+        {{runtime}}.load(key, forest)
     except (KeyError, TypeError, ValueError) as error:
         plpy.error("model cannot be loaded: %s" % error, sqlstate="22023")
     return ""
@@ -114,7 +114,7 @@ create function relief._load_rule(rule_key text, rule text, loaded text)
   cost 1
 as $python$
     try:
-        GD["{{runtime_key}}"].load_rule(rule_key, rule)
+        {{runtime}}.load_rule(rule_key, rule)
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         plpy.error("rule cannot be loaded: %s" % error, sqlstate="22023")
     return ""
@@ -136,7 +136,7 @@ as $python$
             sqlstate="02000",
         )
     try:
-        GD["{{runtime_key}}"].load_explainer(key, document)
+        {{runtime}}.load_explainer(key, document)
     except (KeyError, TypeError, ValueError) as error:
         plpy.error("model cannot be explained: %s" % error, sqlstate="22023")
     return ""
@@ -152,7 +152,7 @@ create function relief._pack(started text, checksum text, document text)
   cost 1
 as $python$
     try:
-        return GD["{{runtime_key}}"].pack(checksum, document)
+        return {{runtime}}.pack(checksum, document)
     except (KeyError, TypeError, ValueError) as error:
         too_large = getattr(error, "hint", None)
         plpy.error(
@@ -172,7 +172,7 @@ create function relief._score(key text, loaded text, numbers double precision[],
   cost 1000
 as $python$
     try:
-        return GD["{{runtime_key}}"].score(key, numbers, categories)
+        return {{runtime}}.score(key, numbers, categories)
     except (LookupError, TypeError, ValueError) as error:
         plpy.error("row cannot be scored: %s" % error, sqlstate="22023")
 $python$;
@@ -188,7 +188,7 @@ create function relief._contributions(key text, loaded text, numbers double prec
   cost 2000
 as $python$
     try:
-        return GD["{{runtime_key}}"].explain(key, numbers, categories)
+        return {{runtime}}.explain(key, numbers, categories)
     except (LookupError, TypeError, ValueError) as error:
         plpy.error("score cannot be explained: %s" % error, sqlstate="22023")
 $python$;
@@ -211,7 +211,7 @@ create function relief._judge(
   cost 1500
 as $python$
     try:
-        return GD["{{runtime_key}}"].judge(key, rule_key, numbers, categories, entity, levels, in_full)
+        return {{runtime}}.judge(key, rule_key, numbers, categories, entity, levels, in_full)
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         plpy.error("row cannot be judged: %s" % error, sqlstate="22023")
 $python$;

@@ -15,7 +15,7 @@ create function relief._explanation(
   cost 1000
 as $python$
     try:
-        return GD["{{runtime_key}}"].tell(rule_key, contributions, numbers, categories, entity, levels)
+        return {{runtime}}.tell(rule_key, contributions, numbers, categories, entity, levels)
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         plpy.error("row cannot be explained: %s" % error, sqlstate="22023")
 $python$;
