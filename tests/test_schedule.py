@@ -10,7 +10,7 @@ import pytest
 from helpers.database import query, refused, value
 from helpers.profiles import create, profile, refresh
 from psycopg import Connection
-from relief_sql.assemble import artefacts
+from relief_sql.assemble import artefacts, uninstall_script
 
 from relief_trainer.cluster import Cluster, throwaway_cluster
 
@@ -110,6 +110,14 @@ def test_job_ends_with_the_detector(cluster: Cluster, app: Connection, who: str 
         query(connection, "select relief.drop_detector('it''s r')")
     assert query(app, "select jobname from cron.job") == ["of app's own"]
     query(app, "select cron.unschedule('of app''s own')")
+
+
+def test_jobs_end_with_relief(cluster: Cluster, app: Connection) -> None:
+    query(app, "select relief.schedule_refresh('it''s r')")
+    with connect(cluster) as superuser, superuser.transaction(force_rollback=True):
+        query(superuser, uninstall_script().replace("begin;", "", 1).replace("commit;", ""))
+        assert query(superuser, JOBS) == []
+        assert query(superuser, "select to_regnamespace('relief')") == [None]
 
 
 def test_job_of_a_superuser_would_run_the_owners_expressions_and_is_refused(cluster: Cluster, app: Connection) -> None:

@@ -12,7 +12,7 @@ import pytest
 import relief_sql
 from helpers.catalog import CATALOG, EXTENSION, catalog, differences
 from helpers.database import Database, query, refused, value
-from helpers.releases import BEFORE, OldShop, install_release, make_old_shop, release
+from helpers.releases import BEFORE, Shop, install_release, make_shop, release, run_shop
 from helpers.server import install
 from relief_runtime import __version__
 from relief_sql.assemble import install_script, previous_version, upgrade_script
@@ -59,9 +59,9 @@ def upgrade(connection: psycopg.Connection, by_extension: bool) -> None:
 
 
 @pytest.fixture
-def old(empty_database: Database, by_extension: bool) -> OldShop:
+def old(empty_database: Database, by_extension: bool) -> Shop:
     install_release(empty_database.superuser, by_extension)
-    return make_old_shop(empty_database)
+    return run_shop(make_shop(empty_database))
 
 
 @pytest.fixture
@@ -72,7 +72,7 @@ def fresh(server: str) -> Iterator[Database]:
 
 
 @pytest.mark.parametrize("by_extension", WAYS)
-def test_upgraded_catalog_is_that_of_a_fresh_installation(old: OldShop, fresh: Database, by_extension: bool) -> None:
+def test_upgraded_catalog_is_that_of_a_fresh_installation(old: Shop, fresh: Database, by_extension: bool) -> None:
     upgrade(old.database.superuser, by_extension)
     old.database.query("select relief.regenerate()")
     install(fresh.superuser, by_extension)
@@ -84,7 +84,7 @@ def test_upgraded_catalog_is_that_of_a_fresh_installation(old: OldShop, fresh: D
 
 
 @pytest.mark.parametrize("by_extension", WAYS)
-def test_rows_are_scored_as_before_at_every_step_of_an_upgrade(old: OldShop, by_extension: bool) -> None:
+def test_rows_are_scored_as_before_at_every_step_of_an_upgrade(old: Shop, by_extension: bool) -> None:
     superuser = old.database.superuser
     session = old.database.connect(old.admin)
     query(session, "prepare scores as select shop.relief_score(o) from shop.payment as o where id = 7")
@@ -154,7 +154,7 @@ def test_a_script_upgrades_no_extension(database: Database) -> None:
 
 
 @pytest.mark.parametrize("by_extension", [False], ids=["script"])
-def test_a_session_scores_the_row_in_whose_midst_an_upgrade_is_committed(old: OldShop) -> None:
+def test_a_session_scores_the_row_in_whose_midst_an_upgrade_is_committed(old: Shop) -> None:
     session = old.database.connect(old.admin)
     score = value(session, "select relief.score('numbers', to_jsonb(o)) from shop.reading as o where id = 7")
     query(old.database.superuser, upgrade_script())
@@ -171,7 +171,7 @@ def test_a_session_scores_the_row_in_whose_midst_an_upgrade_is_committed(old: Ol
 
 
 @pytest.mark.parametrize("by_extension", [False], ids=["script"])
-def test_a_failed_upgrade_leaves_everything_as_it_was(old: OldShop) -> None:
+def test_a_failed_upgrade_leaves_everything_as_it_was(old: Shop) -> None:
     superuser = old.database.superuser
     before = catalog(old.database)
     query(superuser, "create view public.history as select relief._levels(1, '', 0::smallint)")
@@ -184,7 +184,7 @@ def test_a_failed_upgrade_leaves_everything_as_it_was(old: OldShop) -> None:
 
 
 @pytest.mark.parametrize("by_extension", [False], ids=["script"])
-def test_what_an_upgrade_makes_belongs_to_whoever_installed_relief(old: OldShop) -> None:
+def test_what_an_upgrade_makes_belongs_to_whoever_installed_relief(old: Shop) -> None:
     other = old.database.role("other_superuser")
     query(old.database.superuser, f"alter role {other} superuser")
     query(old.database.connect(other), upgrade_script())

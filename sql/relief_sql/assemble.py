@@ -6,6 +6,7 @@
 ``relief--<version>.sql``, ``relief.control``  for ``CREATE EXTENSION relief``
 ``relief-<from>-<version>-upgrade.sql``  for ``psql -f``, where the release before is installed
 ``relief--<from>--<version>.sql``        for ``ALTER EXTENSION relief UPDATE``
+``relief-<version>-uninstall.sql``       for ``psql -f``, however Relief was installed
 
 The same sources always give the same bytes.
 
@@ -106,6 +107,25 @@ def extension_upgrade_script() -> str:
     return "\n".join([usage, _upgrade(), _read("extension.sql")])
 
 
+def uninstall_script() -> str:
+    """Return the script that takes Relief out of a database again, in one transaction, however it was installed."""
+    call = f"psql -v ON_ERROR_STOP=1 -f relief-{__version__}-uninstall.sql"
+    return "\n".join(
+        [
+            "-- Takes Relief out of a database, with all models, histories, labels, events; to be run by a superuser:",
+            f"--   {call}",
+            "-- The users' tables stay as they are, with the columns that Relief filled, unless those are to go too:",
+            "--   " + call.replace(" -f", " -c 'set relief.drop_columns = on' -f"),
+            "begin;",
+            "set local client_min_messages = warning;",
+            "set local search_path = pg_catalog, pg_temp;",
+            _read("uninstall.sql"),
+            "commit;",
+            "",
+        ]
+    )
+
+
 def control_file() -> str:
     """Return the extension's control file."""
     return (
@@ -124,6 +144,7 @@ def artefacts() -> dict[str, str]:
     return {
         f"relief-{__version__}-install.sql": install_script(),
         f"relief-{before}-{__version__}-upgrade.sql": upgrade_script(),
+        f"relief-{__version__}-uninstall.sql": uninstall_script(),
         f"relief--{__version__}.sql": extension_script(),
         f"relief--{before}--{__version__}.sql": extension_upgrade_script(),
         "relief.control": control_file(),

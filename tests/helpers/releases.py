@@ -1,4 +1,4 @@
-"""Releases of before, as they were built, models that they trained, and a shop that ran on them."""
+"""Releases of before, as they were built, models that they trained, and a shop that runs on any release."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ def kept_scores(name: str) -> list[tuple[dict[str, Any], float | None]]:
 
 
 @dataclass
-class OldShop:
-    """A database with two attached tables of "app", and what they looked like to 0.1.0."""
+class Shop:
+    """A database with two tables of "app", who is admin of Relief; "scorer" may score by name."""
 
     database: Database
     app: psycopg.Connection
@@ -52,8 +52,8 @@ class OldShop:
     user: str
 
 
-def make_old_shop(database: Database) -> OldShop:
-    """Have a shop run on an installed release, by that release's functions alone: models, profiles, labels, events."""
+def make_shop(database: Database) -> Shop:
+    """Make a shop in which Relief does nothing yet."""
     admin, user = database.role("app"), database.role("scorer")
     query(database.superuser, f"create schema shop authorization {admin}")
     query(database.superuser, f"grant usage on schema shop to {user}")
@@ -79,6 +79,12 @@ def make_old_shop(database: Database) -> OldShop:
         "from generate_series(1, %s) as n",
         20,
     )
+    return Shop(database, app, admin, user)
+
+
+def run_shop(shop: Shop) -> Shop:
+    """Have Relief watch the tables, by what each release can: models, profiles, labels, events."""
+    app = shop.app
     query(
         app,
         "select relief.create_detector('categories', 'shop.payment', '{amount, country, kind}', threshold => 0.6, "
@@ -103,4 +109,4 @@ def make_old_shop(database: Database) -> OldShop:
     query(app, "select relief.refresh_profile('categories')")
     query(app, """select relief.label('categories', '{"id": 8}', false)""")
     query(app, "insert into shop.payment (customer, amount, country, kind) values ('customer 1', 1e6, 'XX', 'barter')")
-    return OldShop(database, app, admin, user)
+    return shop
