@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import psycopg
 from psycopg import errors
 from psycopg.rows import DictRow, dict_row
+from relief_runtime import __version__
 
 from relief_trainer.errors import ReliefError
 
@@ -53,6 +54,11 @@ def translated_errors(role: str = "<role>") -> Iterator[None]:
         message = error.diag.message_primary or _first_line(error)
         if not re.match(r'schema "relief"|(relation|table) "relief\.|function relief\.', message):
             raise ReliefError(message, error.diag.message_hint) from error
+        # Where its schema is, a function that isn't there is one of another release.
+        if isinstance(error, errors.UndefinedFunction):
+            raise ReliefError(
+                f"Relief in this database is not {__version__}: {message}", "Upgrade it: relief upgrade --dsn …"
+            ) from error
         raise ReliefError("Relief is not installed in this database", "Install it: relief install --dsn …") from error
     except errors.InsufficientPrivilege as error:
         message = error.diag.message_primary or _first_line(error)

@@ -1,8 +1,10 @@
-"""Install Relief in a database through a connection alone, without the server's file system."""
+"""Install, upgrade and uninstall Relief through a connection alone, without the server's file system."""
 
 from __future__ import annotations
 
-from relief_sql.assemble import install_script
+from psycopg.rows import DictRow
+from relief_runtime import __version__
+from relief_sql.assemble import install_script, uninstall_script, upgrade_script
 
 from relief_trainer.connection import Connection, ask_for_rights
 from relief_trainer.detector import trusted_sql
@@ -18,7 +20,7 @@ def install(connection: Connection) -> list[tuple[str, str]]:
     ReliefError
         If Relief is there already, or plpython3u or the right to create it isn't.
     """
-    state = connection.execute(query("installation")).fetchone() or {}
+    state = connection.execute(query("installation", version=__version__)).fetchone() or {}
     if state["installed"]:
         hint = "See how it is: select * from relief.check();" if state["may_use"] else ask_for_rights(state["login"])
         raise ReliefError("Relief is installed in this database already", hint)
@@ -26,12 +28,65 @@ def install(connection: Connection) -> list[tuple[str, str]]:
         raise ReliefError(
             "the server has no plpython3u", f"On Debian or Ubuntu: apt install postgresql-plpython3-{state['major']}"
         )
-    if not state["is_superuser"]:
-        raise ReliefError(
-            f'role "{state["login"]}" is not a superuser, who alone may install a language such as plpython3u',
-            "Connect as a superuser: relief install --dsn postgresql://postgres@…",
-        )
+    _require_superuser(state, "install a language such as plpython3u", "install")
     connection.rollback()
     connection.execute(trusted_sql(install_script()))
     connection.commit()
     return [(row["check"], row["result"]) for row in connection.execute(query("check")).fetchall()]
+
+
+def upgrade(connection: Connection) -> list[tuple[str, str]]:
+    """Upgrade what the release before installed, make what it generated anew, and return what `relief.check()` says.
+
+    Raises
+    ------
+    ReliefError
+        If there is nothing to upgrade, not that release, or the right to do it is missing.
+    """
+    state = _installed_state(connection)
+    _require_superuser(state, "replace functions of plpython3u", "upgrade")
+    if state["extension_version"] is None:
+        connection.rollback()
+        connection.execute(trusted_sql(upgrade_script()))
+    else:
+        if not state["has_extension_files"]:
+            version = state["extension_version"]
+            raise ReliefError(
+                f"extension relief {version} can't be upgraded: the server lacks the files of {__version__}",
+                "Put them there, in a clone on the server: make install",
+            )
+        connection.execute(trusted_sql(f"alter extension relief update to '{__version__}'"))
+    connection.execute(query("regenerate"))
+    connection.commit()
+    return [(row["check"], row["result"]) for row in connection.execute(query("check")).fetchall()]
+
+
+def uninstall(connection: Connection, drop_columns: bool) -> None:
+    """Take Relief out of a database, with the columns that it filled only if these are to be dropped.
+
+    Raises
+    ------
+    ReliefError
+        If Relief isn't there, something else depends on it, or the right to do it is missing.
+    """
+    _require_superuser(_installed_state(connection), "drop what a superuser installed", "uninstall")
+    connection.rollback()
+    connection.execute("select set_config('relief.drop_columns', %s, false)", [str(drop_columns)])
+    connection.commit()
+    connection.execute(trusted_sql(uninstall_script()))
+    connection.commit()
+
+
+def _installed_state(connection: Connection) -> DictRow:
+    state = connection.execute(query("installation", version=__version__)).fetchone() or {}
+    if not state["installed"]:
+        raise ReliefError("Relief is not installed in this database", "Install it: relief install --dsn …")
+    return state
+
+
+def _require_superuser(state: DictRow, deed: str, command: str) -> None:
+    if not state["is_superuser"]:
+        raise ReliefError(
+            f'role "{state["login"]}" is not a superuser, who alone may {deed}',
+            f"Connect as a superuser: relief {command} --dsn postgresql://postgres@…",
+        )

@@ -148,12 +148,17 @@ select exists (select from pg_catalog.pg_class as c join pg_catalog.pg_namespace
                where n.nspname = 'relief' and c.relname = 'detector') as installed,
        coalesce(pg_catalog.has_schema_privilege(pg_catalog.to_regnamespace('relief')::pg_catalog.oid, 'usage'), false) as may_use,
        exists (select from pg_catalog.pg_available_extensions where name = 'plpython3u') as plpython_available,
+       (select extversion from pg_catalog.pg_extension where extname = 'relief') as extension_version,
+       exists (select from pg_catalog.pg_available_extension_versions where name = 'relief' and version = {version}) as has_extension_files,
        (select rolsuper from pg_catalog.pg_roles where rolname = current_user) as is_superuser,
        current_user as login,
        pg_catalog.current_setting('server_version_num')::integer / 10000 as major;
 
 -- name: moment
 select {moment}::{type};
+
+-- name: regenerate
+select relief.regenerate();
 
 -- name: check
 select * from relief.check();

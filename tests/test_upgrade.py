@@ -10,6 +10,7 @@ import pglast
 import psycopg
 import pytest
 import relief_sql
+from click.testing import CliRunner, Result
 from helpers.catalog import CATALOG, EXTENSION, catalog, differences
 from helpers.database import Database, query, refused, value
 from helpers.releases import BEFORE, Shop, install_release, make_shop, release, run_shop
@@ -18,6 +19,8 @@ from relief_runtime import __version__
 from relief_sql.assemble import install_script, previous_version, upgrade_script
 from relief_sql.statements import split
 from relief_sql.upgrade import objects
+
+from relief_trainer.cli import main
 
 STEPS = Path(relief_sql.__file__).parent / "migrations"
 WAYS = [
@@ -204,3 +207,55 @@ def test_scripts_are_split_where_postgresql_splits_them() -> None:
         assert [" ".join(text.split()) for text in pglast.split(script)] == [
             " ".join(text.split()) for text in split(script)
         ]
+
+
+def _command(database: Database, *arguments: str, user: str | None = None) -> Result:
+    return CliRunner().invoke(main, [*arguments, "--dsn", database.dsn(user)])
+
+
+def test_an_ordinary_role_is_told_who_may_upgrade(database: Database) -> None:
+    for command, deed in ((["upgrade"], "replace functions of plpython3u"), (["uninstall", "--yes"], "drop what")):
+        result = _command(database, *command, user=database.role("ordinary"))
+        assert result.exit_code == 1
+        assert f"is not a superuser, who alone may {deed}" in result.stderr
+        assert f"hint: Connect as a superuser: relief {command[0]} --dsn" in result.stderr
+
+
+@pytest.mark.extension
+def test_a_server_that_lacks_the_files_is_told_of(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("relief_trainer.install.__version__", "9.0.0")
+    told = _command(database, "upgrade").stderr.splitlines()
+    assert told == [
+        f"error: extension relief {__version__} can't be upgraded: the server lacks the files of 9.0.0",
+        "hint: Put them there, in a clone on the server: make install",
+    ]
+
+
+@pytest.mark.parametrize("by_extension", [False], ids=["script"])
+def test_a_command_that_needs_a_newer_release_in_the_database_says_so(old: Shop) -> None:
+    old.database.query("alter function relief.promote(text, integer) rename to other")
+    result = _command(old.database, "promote", "numbers", user=old.admin)
+    assert f"error: Relief in this database is not {__version__}: function relief.promote(" in result.stderr
+    assert "hint: Upgrade it: relief upgrade --dsn …" in result.stderr
+
+
+@pytest.mark.parametrize("by_extension", WAYS)
+def test_commands_upgrade_and_uninstall(old: Shop, by_extension: bool) -> None:
+    database = old.database
+    upgraded = _command(database, "upgrade")
+    assert upgraded.exit_code == 0, upgraded.output
+    assert upgraded.stdout.startswith(f"Relief {__version__} is installed\n")
+    assert database.query("select result from relief.check() where result <> 'ok'") == []
+    assert _command(database, "show", "numbers", user=old.admin).exit_code == 0
+    again = _command(database, "upgrade")
+    assert again.exit_code == (0 if by_extension else 1), again.output
+
+    assert _command(database, "uninstall").exit_code == 1  # nobody said yes
+    uninstalled = _command(database, "uninstall", "--yes", "--drop-columns")
+    assert uninstalled.stdout == "Relief is uninstalled\n", uninstalled.output
+    assert database.query("select attname from pg_attribute where attname ~ '^relief_' and not attisdropped") == []
+    for command in (["upgrade"], ["uninstall", "--yes"]):
+        result = _command(database, *command)
+        assert result.stderr == (
+            "error: Relief is not installed in this database\nhint: Install it: relief install --dsn …\n"
+        )
