@@ -102,7 +102,7 @@ def test_nothing_more_is_open_to_everybody_than_what_scoring_calls(installed: Da
 
 def test_definer_rights_are_where_they_are_the_point(installed: Database) -> None:
     definers = "select proname::text from pg_proc where pronamespace = 'relief'::regnamespace and prosecdef order by 1"
-    assert installed.query(definers) == ["_check_detector_count", "_document", "_find", "_forest", "_levels"]
+    assert installed.query(definers) == ["_check_detector_count", "_document", "_find", "_forest", "_health", "_levels"]
 
 
 def test_what_is_parallel_safe_reaches_no_python_that_queries(installed: Database) -> None:

@@ -20,6 +20,7 @@ from helpers.rights import (
     OF_ADMINS,
     OF_USERS,
     OPEN_TO_ALL,
+    OPEN_TO_MONITORS,
     OPEN_TO_USERS,
     REFUSALS,
     RELATIONS,
@@ -34,7 +35,8 @@ from relief_runtime.document import checksum
 
 from relief_trainer.document import serialize
 
-DOCUMENT = serialize(stump(FEATURES))
+PROFILE = {name: {**told, "edges": [0.0], "shares": [0.5, 0.5]} for name, told in stump(FEATURES)["profile"].items()}
+DOCUMENT = serialize(stump(FEATURES, profile=PROFILE))
 Roles = dict[str, Connection]
 
 # Of a schema's functions: the signature, the name, whether it is overloaded, and a call with a NULL for each argument.
@@ -65,8 +67,13 @@ def roles(server: str, template: str) -> Iterator[Roles]:
     query(world.app, "select relief.attach('orders')")
     for statement in FILLED:
         query(world.app, statement)
-    connections = (database.superuser, world.app, world.mallory, world.scorer, world.user)
-    yield dict(zip(ROLES, (*connections, database.connect(database.role("stranger"))), strict=True))
+    stranger, monitor = database.role("stranger"), database.role("monitor")
+    query(database.superuser, f"grant pg_monitor to {monitor}")
+    query(database.superuser, "select relief.grant_monitor(%s)", monitor)
+    others = (database.connect(stranger), database.connect(monitor))
+    yield dict(
+        zip(ROLES, (database.superuser, world.app, world.mallory, world.scorer, world.user, *others), strict=True)
+    )
     database.drop()
 
 
@@ -117,14 +124,19 @@ def test_public_functions_and_procedures_work_for_whom_they_are_meant(roles: Rol
         assert outcomes == expected, name
 
 
-def test_private_functions_are_reached_by_admins_alone_unless_scoring_calls_them(roles: Roles) -> None:
+def test_private_functions_are_reached_by_admins_alone_but_for_those_that_others_cause_to_be_called(
+    roles: Roles,
+) -> None:
     found = query(roles["superuser"], FUNCTIONS_OF, "relief")
-    for_users = OPEN_TO_ALL | OPEN_TO_USERS
-    assert for_users <= {signature for signature, _, _, _ in found}
+    expected = dict.fromkeys((signature for signature, name, _, _ in found if name.startswith("_")), OF_ADMINS)
+    assert {*OPEN_TO_ALL, *OPEN_TO_USERS, *OPEN_TO_MONITORS} <= set(expected)
+    expected |= dict.fromkeys(OPEN_TO_ALL, {**OF_USERS, "monitor": WORKS})
+    expected |= dict.fromkeys(OPEN_TO_USERS, OF_USERS)
+    expected |= dict.fromkeys(OPEN_TO_MONITORS, {**OF_ADMINS, "monitor": WORKS})
     for signature, name, _, call in found:
-        if name.startswith("_"):
+        if signature in expected:
             outcomes = {role: _outcome_with_nulls(_refusal(each, call), name) for role, each in roles.items()}
-            assert outcomes == (OF_USERS if signature in for_users else OF_ADMINS), signature
+            assert outcomes == expected[signature], signature
 
 
 def test_generated_functions_are_for_whoever_may_use_the_tables_schema_but_the_triggers(roles: Roles) -> None:
@@ -145,7 +157,9 @@ def test_tables_and_views_show_the_rows_of_own_detectors_to_admins_and_nothing_t
             refusal = _refusal(connection, statement)
             seen[role] = value(connection, statement) if refusal is None else _outcome(refusal)
         assert seen["superuser"] != 0, f"{relation} has no row to be hidden: helpers.rights.FILLED"
-        assert seen == who(seen["superuser"], seen["superuser"], 0), relation
+        everything = seen["superuser"]
+        expected = who(everything, everything, 0)
+        assert seen == ({**expected, "monitor": everything} if relation == "metrics" else expected), relation
 
 
 def test_tables_and_views_are_written_by_admins_alone_and_only_where_functions_must(roles: Roles) -> None:
@@ -219,10 +233,11 @@ union all select o::text from shop.orders as o
 
 
 def _state(superuser: Connection) -> list[str]:
-    kept = [
-        query(superuser, f"select r::text from relief.{relation} as r") for relation in query(superuser, RELATIONS_OF)
+    tables = [relation for relation, writes in RELATIONS.items() if writes]
+    return [
+        query(superuser, STATE),
+        *(query(superuser, f"select r::text from relief.{table} as r") for table in tables),
     ]
-    return [query(superuser, STATE), *kept]
 
 
 def test_admin_with_the_forged_row_of_anothers_detector_changes_nothing(roles: Roles) -> None:

@@ -1,12 +1,13 @@
 """The expectations of the rights matrix: a line for each function, table, view and generated object.
 
-Six roles try each of them: a superuser; the table's owner, who is admin of Relief; an admin without the owner's rights;
-a user, who may score by name; a writer, who has rights on the table alone; a stranger, who has none.
+Seven roles try each of them: a superuser; the table's owner, who is admin of Relief; an admin without the owner's
+rights; a user, who may score by name; a writer, who has rights on the table alone; a stranger, who has none; a monitor,
+who may read the metrics of all.
 """
 
 from __future__ import annotations
 
-ROLES = ("superuser", "owner", "admin", "user", "writer", "stranger")
+ROLES = ("superuser", "owner", "admin", "user", "writer", "stranger", "monitor")
 
 # What comes of an attempt; a refusal by what the server says: SQLSTATE, and a part of the message.
 WORKS = "works"
@@ -55,8 +56,10 @@ FUNCTIONS = {
     "drop_detector": ("select relief.drop_detector('orders')", OF_OWNERS),
     "explain": ("""select * from relief.explain('orders', '{"a": -2, "b": 1}')""", OF_USERS),
     "grant_admin": ("select relief.grant_admin(%(role)s)", OF_SUPERUSERS),
+    "grant_monitor": ("select relief.grant_monitor('pg_monitor')", OF_SUPERUSERS),
     "grant_usage": ("select relief.grant_usage(%(role)s)", OF_SUPERUSERS),
     "label": ("""select relief.label('orders', '{"id": 1}', true)""", OF_OWNERS),
+    "measure_drift": ("select * from relief.measure_drift('orders')", OF_OWNERS_AS_THEMSELVES),
     "promote": ("select relief.promote('orders')", OF_OWNERS),
     "refresh_profile": ("select relief.refresh_profile('orders')", OF_OWNERS_AS_THEMSELVES),
     "regenerate": ("select relief.regenerate('orders')", OF_OWNERS),
@@ -102,6 +105,8 @@ OPEN_TO_USERS = {
     "relief._raise_no_detector(text)",
     "relief._table_changed()",
 }
+# What the view of metrics calls:
+OPEN_TO_MONITORS = {"relief._health(integer)", "relief._owns(oid,name)"}
 
 # What admins may do to the rows of own detectors in each table and view, beyond reading them. They see no others; roles
 # that are no admins see and do nothing.
@@ -113,6 +118,8 @@ RELATIONS = {
     "event": "insert, delete",
     "feature": "insert, update (columns, transform, unit, origin, bin_width)",
     "label": "insert, update, delete",
+    "measured_drift": "insert, update",
+    "metrics": "",
     "model": "insert, delete",
     "profile": "insert, update, delete",
     "refresh": "insert, update, delete",
@@ -126,6 +133,7 @@ FILLED = (
     "select relief.refresh_profile('orders')",
     "select relief.set_tolerance('orders', 'a')",
     """select relief.label('orders', '{"id": 1}', true)""",
+    "select relief.measure_drift('orders')",
 )
 
 # What is made beside the table "orders", in a schema that all but the stranger may use.

@@ -23,10 +23,11 @@ begin
   perform relief.grant_usage(role);
   execute format('grant execute on all functions in schema relief to %s', role);
   execute format('grant execute on all procedures in schema relief to %s', role);
-  execute format('revoke execute on function relief.grant_usage(regrole), relief.grant_admin(regrole) from %s', role);
+  execute format('revoke execute on function relief.grant_usage(regrole), relief.grant_admin(regrole), relief.grant_monitor(regrole) from %s', role);
   execute format('grant select on all tables in schema relief to %s', role);
   execute format('grant insert, delete on relief.detector, relief.model to %s', role);
   execute format('grant insert on relief.feature to %s', role);
+  execute format('grant insert, update on relief.measured_drift to %s', role);
   execute format('grant insert, update, delete on relief.tolerance, relief.bucket, relief.profile, relief.refresh, relief.stale_day, relief.label to %s', role);
   execute format('grant update (columns, transform, unit, origin, bin_width) on relief.feature to %s', role);
   execute format('grant update (relation, schema_name, table_name, columns, entity, time_column, attributes, attributes_of, partitions, promoted_version, generated_by) '
@@ -43,6 +44,24 @@ end
 $$;
 comment on function relief.grant_admin(regrole) is
   'Lets a role make, train, promote, attach and drop detectors, on those tables whose owner''s rights it has.';
+
+create function relief.grant_monitor(role regrole)
+  returns void
+  language plpgsql
+  set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if not pg_has_role(role, 'pg_read_all_stats', 'usage') then
+    raise exception 'role "%" may not read the statistics of all tables', (select rolname from pg_roles where oid = role)
+      using errcode = 'invalid_grant_operation', hint = format('First: grant pg_monitor to %s;', role);
+  end if;
+  execute format('grant usage on schema relief to %s', role);
+  execute format('grant select on relief.metrics to %s', role);
+  execute format('grant execute on function relief._health(integer), relief._owns(oid, name) to %s', role);
+end
+$$;
+comment on function relief.grant_monitor(regrole) is
+  'Lets a role that is a member of pg_monitor read relief.metrics of all detectors: numbers, no keys, no values.';
 
 revoke execute on all functions in schema relief from public;
 revoke execute on all procedures in schema relief from public;
