@@ -67,11 +67,14 @@ MISSING_VENV = $(if $(wildcard $(BIN)/.installed),,$(shell $(PYTHON) -c 'import 
 MISSING_SERVER = $(if $(RELIEF_PG_BIN)$(RELIEF_TEST_DSN)$(RELIEF_TEST_IMAGE)$(wildcard /usr/lib/postgresql/*/lib/plpython3.so),,plpython3u)
 FOR_SERVER = $(if $(RELIEF_PG_BIN)$(RELIEF_TEST_DSN)$(RELIEF_TEST_IMAGE)$(wildcard /usr/lib/postgresql/*/lib/$1.so),,$1)
 MISSING_TESTED = $(strip $(call FOR_SERVER,pg_cron) $(call FOR_SERVER,mysql_fdw) \
-  $(if $(wildcard /usr/sbin/mariadbd),,mariadbd) $(if $(wildcard /usr/bin/redis-check-rdb),,redis-server))
+  $(if $(wildcard /usr/sbin/mariadbd),,mariadbd) $(if $(wildcard /usr/bin/redis-check-rdb),,redis-server) \
+  $(if $(wildcard /usr/bin/$(EXPORTER)),,$(EXPORTER)))
 WANTED_VENV := Python 3.10 or later with venv (Debian: python3-venv)
 WANTED_SERVER := PostgreSQL 14 or later with plpython3u (Debian 12: postgresql-plpython3-15), RELIEF_PG_BIN=its bin folder if elsewhere
 TESTED := mariadb-server-core mariadb-client-core redis-tools
-WANTED_TESTED := for the tests: pg_cron, mysql_fdw, MariaDB, Redis (Debian 12: postgresql-15-cron postgresql-15-mysql-fdw $(TESTED))
+EXPORTER := prometheus-postgres-exporter
+WANTED_TESTED := for the tests: pg_cron, mysql_fdw, MariaDB, Redis, an exporter (Debian 12: postgresql-15-cron postgresql-15-mysql-fdw \
+  $(TESTED) $(EXPORTER))
 
 packages:
 	@if [ -z "$(MISSING_VENV)$(MISSING_SERVER)$(MISSING_TESTED)" ]; then exit 0; fi; \
@@ -95,12 +98,17 @@ version=$$(ls -d /usr/lib/postgresql/*/bin/postgres 2>/dev/null | cut -d/ -f5 | 
 	[ -n "$$before" ] || [ ! -d /etc/postgresql/$$version/main ] || $(ROOT) pg_dropcluster --stop $$version main;
 endef
 
-# Extensions of the server that the tests start, and programs of other servers, in packages that start none. Without them all
-# but the tests that need them work: no reason to end here.
+# Extensions of the server that the tests start, and programs of other servers, in packages that start none, but for the exporter's: its
+# service, if it wasn't there before, is stopped and kept from starting. Without them all but the tests that need them work: no reason to end here.
 define INSTALL_TESTED
 version=15; [ -e /usr/lib/postgresql/15/lib/plpython3.so ] \
 	  || version=$$(ls /usr/lib/postgresql/*/lib/plpython3.so 2>/dev/null | cut -d/ -f5 | sort -n | tail -1); \
 	for package in postgresql-$$version-cron postgresql-$$version-mysql-fdw "$(TESTED)"; do \
 	  $(ROOT) apt-get install -qq -y --no-install-recommends $$package </dev/null || echo "Install: $(WANTED_TESTED)" >&2; \
-	done;
+	done; \
+	if [ ! -e /usr/bin/$(EXPORTER) ]; then \
+	  if $(ROOT) apt-get install -qq -y --no-install-recommends $(EXPORTER) </dev/null; then \
+	    $(ROOT) invoke-rc.d $(EXPORTER) stop >/dev/null 2>&1; $(ROOT) update-rc.d $(EXPORTER) disable; \
+	  else echo "Install: $(WANTED_TESTED)" >&2; fi; \
+	fi;
 endef

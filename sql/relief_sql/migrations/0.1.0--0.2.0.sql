@@ -2,3 +2,4 @@
 -- which they stand there, and drops of functions and views that CREATE OR REPLACE can't change. tests/test_upgrade.py tells what is lacking.
 
 alter table relief.detector add column generated_by text;
+create index event_happened_idx on relief.event using brin (happened_at);
