@@ -50,9 +50,9 @@ class MariaDB:
 @contextlib.contextmanager
 def running_mariadb() -> Iterator[MariaDB]:
     """Run a MariaDB server for the length of a ``with`` block."""
-    server, install = _program("mariadbd", "mariadb-server-core"), _program("mariadb-install-db", "mariadb-server-core")
+    server, install = program("mariadbd", "mariadb-server-core"), program("mariadb-install-db", "mariadb-server-core")
     with tempfile.TemporaryDirectory(prefix="relief-mariadb-", ignore_cleanup_errors=True) as folder:
-        data, listening, port = f"{folder}/data", f"{folder}/socket", _free_port()
+        data, listening, port = f"{folder}/data", f"{folder}/socket", free_port()
         user = ["--user=nobody"] if os.geteuid() == 0 else []
         if user:
             shutil.chown(folder, "nobody")
@@ -81,7 +81,7 @@ def running_mariadb() -> Iterator[MariaDB]:
 def running_redis() -> Iterator[str]:
     """Run a Redis server for the length of a ``with`` block and yield its socket."""
     # Debian's redis-server is a link to this program, which looks at the name it is called by.
-    server = shutil.which("redis-server") or _program("redis-check-rdb", "redis-tools")
+    server = shutil.which("redis-server") or program("redis-check-rdb", "redis-tools")
     with tempfile.TemporaryDirectory(prefix="relief-redis-") as folder:
         listening = f"{folder}/socket"
         run = ["redis-server", "--port", "0", "--unixsocket", listening, "--save", "", "--dir", folder]
@@ -119,7 +119,7 @@ def _process(command: list[str], folder: str, listening: str, executable: str | 
         process.wait()
 
 
-def _program(name: str, package: str) -> str:
+def program(name: str, package: str) -> str:
     """Return a program's path; where it can't be installed either, say so and skip the test."""
     found = shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
     if found:
@@ -130,7 +130,7 @@ def _program(name: str, package: str) -> str:
     pytest.skip(message)
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

@@ -94,8 +94,7 @@ left join relief.refresh as r on r.detector_id = d.id
 left join recent as e on e.detector = d.name and e.relation = d.relation
 left join lateral (
   select sum(pg_stat_get_tuples_inserted(l.relid))::bigint, sum(pg_stat_get_tuples_updated(l.relid))::bigint
-  from pg_partition_tree(d.relation) as l
-  where l.isleaf) as t (inserted, updated) on true
+  from (select d.relation union select p.relid from pg_partition_tree(d.relation) as p) as l (relid)) as t (inserted, updated) on true
 left join lateral (
   -- What ANALYZE knows of the companion columns: the frequency of true is what NULL and false, its most common value, leave over.
   select max(case when b.attname = 'relief_is_anomaly' and s.stakind1 = 1 then greatest(0, 1 - s.stanullfrac - (
