@@ -130,9 +130,9 @@ def test_private_functions_are_reached_by_admins_alone_but_for_those_that_others
     found = query(roles["superuser"], FUNCTIONS_OF, "relief")
     expected = dict.fromkeys((signature for signature, name, _, _ in found if name.startswith("_")), OF_ADMINS)
     assert {*OPEN_TO_ALL, *OPEN_TO_USERS, *OPEN_TO_MONITORS} <= set(expected)
-    expected |= dict.fromkeys(OPEN_TO_ALL, {**OF_USERS, "monitor": WORKS})
+    expected |= {signature: {**OF_USERS, "monitor": WORKS} for signature in OPEN_TO_ALL}
     expected |= dict.fromkeys(OPEN_TO_USERS, OF_USERS)
-    expected |= dict.fromkeys(OPEN_TO_MONITORS, {**OF_ADMINS, "monitor": WORKS})
+    expected |= {signature: {**OF_ADMINS, "monitor": WORKS} for signature in OPEN_TO_MONITORS}
     for signature, name, _, call in found:
         if signature in expected:
             outcomes = {role: _outcome_with_nulls(_refusal(each, call), name) for role, each in roles.items()}
