@@ -13,6 +13,7 @@ from relief_trainer import __version__
 from relief_trainer.command_score import score
 from relief_trainer.command_train import train
 from relief_trainer.command_upgrade import uninstall, upgrade
+from relief_trainer.command_worker import jobs, worker
 from relief_trainer.errors import ReliefError
 from relief_trainer.options import print_json, version_number, with_dsn, with_json
 
@@ -249,6 +250,8 @@ main.add_command(train)
 main.add_command(score)
 main.add_command(upgrade)
 main.add_command(uninstall)
+main.add_command(worker)
+main.add_command(jobs)
 
 
 def _print_table(header: Sequence[str], rows: Iterable[Sequence[Any] | Mapping[str, Any]]) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import shlex
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING
 
 import click
 from relief_runtime.document import LIMITS
@@ -12,12 +13,21 @@ from relief_runtime.document import LIMITS
 from relief_trainer.errors import ReliefError
 from relief_trainer.options import print_json, split_columns, with_dsn, with_json
 
+if TYPE_CHECKING:
+    from relief_trainer.connection import Connection
+    from relief_trainer.progress import Progress
+    from relief_trainer.retraining import Decision
+    from relief_trainer.train import Trained
+
 
 @click.command()
 @click.argument("name")
 @with_dsn
 @with_json
 @click.option("--promote", is_flag=True, help="Promote the model once it is stored.")
+@click.option("--promote-if-better", is_flag=True, help="Promote it if it compares well with the promoted one.")
+@click.option("--if-drifted", is_flag=True, help="Train only if a feature has drifted; see relief.drift.")
+@click.option("--max-age", metavar="INTERVAL", help="Train only if no model is as young, such as 30d; or if drifted.")
 @click.option(
     "--trees", type=click.IntRange(1, LIMITS["trees"]), default=100, show_default=True, help="Trees of the forest."
 )
@@ -50,6 +60,9 @@ def train(
     dsn: str | None,
     as_json: bool,
     promote: bool,
+    promote_if_better: bool,
+    if_drifted: bool,
+    max_age: str | None,
     trees: int,
     samples: int,
     max_features: float,
@@ -72,6 +85,7 @@ def train(
     Example:
       relief train flights --dsn postgresql://app@localhost/shop --promote
       relief train flights --since 2013-06-01 --where "carrier <> 'HA'" --trees 200
+      relief train flights --if-drifted --max-age 30d --promote-if-better
       relief train flights --source flights.parquet --promote
       relief train flights --source flights.parquet --features dep_delay,air_time --out flights.json
     """
@@ -96,13 +110,24 @@ def train(
         jobs=jobs,
         request=Request(rows=sample_rows, where=where, since=since, seed=seed),
     )
+    if promote and promote_if_better:
+        raise ReliefError("--promote and --promote-if-better are two things", "Give one of them.")
     if categories is not None and features is None:
         raise ReliefError("--categories are some of --features", "A detector knows its own: relief.create_detector.")
     if uri is None:
         _refuse_without_source(name, features, out)
     else:
-        _refuse_with_source(name, features, out, condition=where or since, promote=promote)
-    with contextlib.ExitStack() as held, Progress.shown(total=(6 if out is None else 4) + promote) as progress:
+        _refuse_with_source(
+            name,
+            features,
+            out,
+            condition=where or since,
+            promote=promote or promote_if_better,
+            age=if_drifted or max_age,
+        )
+    judged = None
+    steps = (6 if out is None else 4) + promote + promote_if_better
+    with contextlib.ExitStack() as held, Progress.shown(total=steps) as progress:
         source = held.enter_context(open_source(uri)) if uri is not None else None
         if source is not None and features is not None and out is not None:
             document, trained = train_document(
@@ -111,12 +136,46 @@ def train(
             archive.write_file(out, Stored(name, 0, document, checksum(document)))
         else:
             connection = held.enter_context(connect(dsn))
+            if (if_drifted or max_age) and _is_skipped(connection, name, if_drifted, max_age, as_json=as_json):
+                return
             trained = run(connection, name, settings, promote=promote, source=source, progress=progress)
+            if promote_if_better:
+                judged, trained = _judge(connection, trained, progress)
     for warning in trained.warnings:
         click.echo(f"warning: {warning}", err=True)
     if as_json:
-        print_json(asdict(trained))
-        return
+        print_json(asdict(trained) | ({"reason": judged.reason} if judged else {}))
+    else:
+        _tell(trained, judged, out)
+
+
+def _is_skipped(connection: Connection, name: str, if_drifted: bool, max_age: str | None, *, as_json: bool) -> bool:
+    """Return whether neither drift nor age asks for a training, and tell so."""
+    from relief_trainer import retraining
+
+    decision = retraining.consider(connection, name, if_drifted=if_drifted, max_age=max_age)
+    if decision.yes:
+        return False
+    connection.commit()
+    if as_json:
+        print_json({"detector": name, "version": None, "reason": decision.reason})
+    else:
+        click.echo(f"{name}: not trained: {decision.reason}")
+    return True
+
+
+def _judge(connection: Connection, trained: Trained, progress: Progress) -> tuple[Decision, Trained]:
+    """Promote what was trained if it is better than what is promoted."""
+    from relief_trainer import retraining
+
+    with progress.step(f"comparing version {trained.version} with the promoted one"):
+        judged = retraining.promote_if_better(connection, trained.detector, trained.version)
+        connection.commit()
+    return judged, replace(trained, promoted=judged.yes)
+
+
+def _tell(trained: Trained, judged: Decision | None, out: str | None) -> None:
+    name = trained.detector
     about = "" if trained.table_rows_counted else "about "
     model = f"version {trained.version}" if out is None else f"model {out}"
     click.echo(
@@ -125,7 +184,10 @@ def train(
     )
     if out is not None:
         click.echo(f"store it: relief import {shlex.quote(out)}")
-    elif not promote:
+        return
+    if judged:
+        click.echo(f"{'promoted' if judged.yes else 'not promoted'}: {judged.reason}")
+    if not trained.promoted:
         click.echo(f"promote it: relief promote {shlex.quote(name)} {trained.version}")
 
 
@@ -140,7 +202,13 @@ def _refuse_without_source(name: str, features: list[str] | None, out: str | Non
 
 
 def _refuse_with_source(
-    name: str, features: list[str] | None, out: str | None, *, condition: str | None, promote: bool
+    name: str,
+    features: list[str] | None,
+    out: str | None,
+    *,
+    condition: str | None,
+    promote: bool,
+    age: bool | str | None,
 ) -> None:
     if (features is None) != (out is None):
         raise ReliefError(
@@ -151,3 +219,5 @@ def _refuse_with_source(
         raise ReliefError("--where and --since are for the detector's own table", "Give a view or file of those rows.")
     if promote and out is not None:
         raise ReliefError("--promote is for a model in the database", f"First: relief import {shlex.quote(out)}")
+    if age and out is not None:
+        raise ReliefError("--if-drifted and --max-age are for a detector in the database", "Leave them out.")

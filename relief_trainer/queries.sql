@@ -202,3 +202,77 @@ select {columns}
 from (select o.*, pg_catalog.random() as relief_draw from {relation} as o {tablesample}) as o
 order by o.relief_draw
 limit {rows};
+
+-- name: consider_training
+select train, reason from relief._consider_training({detector}, {if_drifted}, {max_age}::interval);
+
+-- name: promote_if_better
+select promoted, reason from relief._promote_if_better({detector}, {version}::integer);
+
+-- name: jobs
+select j.id, j.detector, j.kind, j.state, j.attempts, j.requested_by, j.requested_at, j.scheduled_for, j.started_at, j.finished_at,
+       j.worker, j.version, j.promoted, j.reason, j.error, j.hint, j.options
+from relief.job as j
+where j.detector = coalesce({detector}, j.detector)
+order by j.id desc
+limit {rows};
+
+-- name: open_jobs
+select id, detector from relief.job where state in ('queued', 'running', 'waiting') order by id;
+
+-- name: queue_due
+select relief._queue_due();
+
+-- name: start_job
+select (j).* from relief._start_job({job}::bigint) as j;
+
+-- name: note_version
+select relief._note_version({job}::bigint, {attempt}, {version}::integer, {reason});
+
+-- name: finish_job
+select relief._finish_job({job}::bigint, {attempt}, {state}, {reason}, {promoted}::boolean);
+
+-- name: fail_job
+select relief._fail_job({job}::bigint, {attempt}, {error}, {hint}, {again}) as state;
+
+-- name: check_client
+-- A server that works for a worker that is gone notices, where it can. Not all platforms let it.
+select pg_catalog.set_config('client_connection_check_interval', '5s', false);
+
+-- name: owners
+select distinct r.rolname as owner
+from relief.detector as d
+join pg_catalog.pg_class as c on c.oid = d.relation
+join pg_catalog.pg_roles as r on r.oid = c.relowner
+order by 1;
+
+-- name: queue_schema
+select u.name, n.oid is not null as exists, pg_catalog.pg_get_userbyid(n.nspowner) = session_user as is_own,
+       pg_catalog.pg_get_userbyid(n.nspowner) as owner, pg_catalog.obj_description(n.oid, 'pg_namespace') as comment,
+       session_user as login, pg_catalog.current_database() as database,
+       exists (select from pg_catalog.pg_class as c where c.relnamespace = n.oid and c.relname = 'procrastinate_workers') as has_workers,
+       array(select pg_catalog.format('drop %s if exists %s cascade;', o.kind, o.name)
+             from (select 'table', c.oid::pg_catalog.regclass::text from pg_catalog.pg_class as c where c.relnamespace = n.oid and c.relkind = 'r'
+                   union all
+                   select 'routine', p.oid::pg_catalog.regprocedure::text from pg_catalog.pg_proc as p where p.pronamespace = n.oid
+                   union all
+                   select 'type', t.oid::pg_catalog.regtype::text from pg_catalog.pg_type as t
+                   left join pg_catalog.pg_class as c on c.oid = t.typrelid
+                   where t.typnamespace = n.oid and (t.typtype = 'e' or c.relkind = 'c')) as o (kind, name)) as drops
+from (select ('relief_queue_' || session_user)::pg_catalog.name) as u (name)
+left join pg_catalog.pg_namespace as n on n.nspname = u.name;
+
+-- name: live_workers
+select count(*) as count from {schema}.procrastinate_workers where last_heartbeat > pg_catalog.now() - interval '1 minute';
+
+-- name: create_queue_schema
+create schema {schema};
+
+-- name: use_schema
+select pg_catalog.set_config('search_path', pg_catalog.quote_ident({schema}) || ', pg_temp', {local});
+
+-- name: comment_on_queue_schema
+comment on schema {schema} is {text};
+
+-- name: listen
+listen relief_job;

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -86,12 +86,14 @@ def train(
     *,
     promote: bool = False,
     source: Source | None = None,
+    stored: Callable[[int], None] | None = None,
     progress: Progress | None = None,
 ) -> Trained:
     """Train a detector by name and store the model as its next version; commits.
 
-    The connection must not be in a transaction. With ``promote`` the model is committed first, and promoted then. With
-    a ``source``, its rows are trained on instead of the table's: columns of the features' names hold their values.
+    With ``promote`` the model is committed first, and promoted then. With a ``source``, its rows are trained on instead
+    of the table's: columns of the features' names hold their values. ``stored`` is called with the version in the
+    transaction that stores it, which is the one that the connection is in, if it is in one.
 
     Raises
     ------
@@ -133,6 +135,8 @@ def train(
         parity.check(forest, content, drawn.rows[:CHECKED_ROWS], drawn.categories[:CHECKED_ROWS])
     with progress.step("storing the model"):
         version = archive.store(connection, name, text)
+        if stored:
+            stored(version)
         connection.commit()
     if promote:
         with progress.step(f"promoting version {version}"):

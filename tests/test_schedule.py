@@ -9,6 +9,7 @@ import psycopg
 import pytest
 from helpers.database import query, refused, value
 from helpers.profiles import create, profile, refresh
+from helpers.workers import wait_until
 from psycopg import Connection
 from relief_sql.assemble import artefacts, uninstall_script
 
@@ -82,8 +83,9 @@ def test_job_refreshes_the_profile_as_the_role_that_scheduled_it(cluster: Cluste
     cluster.start()
     with connect(cluster, "app") as again:
         wait_for_rows(again, 41, seconds=30)
-        runs = query(again, "select username, status from cron.job_run_details")
-    assert runs == [("app", "succeeded")]
+        # pg_cron says so a moment after the job has committed.
+        runs = "select username, status from cron.job_run_details"
+        wait_until(lambda: query(again, runs) == [("app", "succeeded")], lambda: query(again, runs))
 
 
 @pytest.mark.soak
@@ -118,6 +120,18 @@ def test_jobs_end_with_relief(cluster: Cluster, app: Connection) -> None:
         query(superuser, uninstall_script().replace("begin;", "", 1).replace("commit;", ""))
         assert query(superuser, JOBS) == []
         assert query(superuser, "select to_regnamespace('relief')") == [None]
+
+
+def test_pg_cron_and_the_worker_do_not_both_refresh(app: Connection) -> None:
+    query(app, "select relief.schedule_refresh('it''s r')")
+    hint = "Leave refresh out, or first: select cron.unschedule('relief refresh it''s r');"
+    with refused("55000", 'pg_cron refreshes detector "it\'s r" already', hint):
+        query(app, "select relief.schedule('it''s r', refresh => '*/15 * * * *')")
+    query(app, "select relief.schedule('it''s r', train => '0 3 * * *')")
+    query(app, hint.split(": ", 1)[1])
+    query(app, "select relief.schedule('it''s r', refresh => '*/15 * * * *')")
+    with refused("55000", 'relief worker refreshes detector "it\'s r" already', "select relief.schedule('it''s r');"):
+        query(app, "select relief.schedule_refresh('it''s r')")
 
 
 def test_job_of_a_superuser_would_run_the_owners_expressions_and_is_refused(cluster: Cluster, app: Connection) -> None:

@@ -16,3 +16,6 @@ select pg_catalog.pg_extension_config_dump('relief.event_id_seq', '');
 select pg_catalog.pg_extension_config_dump('relief.audit', '');
 select pg_catalog.pg_extension_config_dump('relief.audit_id_seq', '');
 select pg_catalog.pg_extension_config_dump('relief.measured_drift', '');
+select pg_catalog.pg_extension_config_dump('relief.job', '');
+select pg_catalog.pg_extension_config_dump('relief.job_id_seq', '');
+select pg_catalog.pg_extension_config_dump('relief.schedule', '');

@@ -16,12 +16,14 @@ UNSEEN = "unseen"
 NOT_THE_OWNER = "not the owner"
 NOT_AS_SUPERUSER = "not as superuser"
 WITHOUT_CRON = "without pg_cron"
+NO_SUCH_JOB = "no such job"
 REFUSALS = {
     FORBIDDEN: ("42501", "permission denied for "),
     UNSEEN: ("42704", 'detector "orders" does not exist'),
     NOT_THE_OWNER: ("42501", "must be owner of table"),
     NOT_AS_SUPERUSER: ("42501", "is a superuser, and table shop.orders belongs to"),
     WITHOUT_CRON: ("0A000", "pg_cron is not installed"),
+    NO_SUCH_JOB: ("42704", "job "),
 }
 
 
@@ -45,6 +47,7 @@ FUNCTIONS = {
     "attach": ("select relief.detach('orders'), relief.attach('orders')", OF_OWNERS),
     "backfill": ("call relief.backfill('orders')", OF_OWNERS),
     "backtest": ("select * from relief.backtest('orders')", OF_OWNERS_AS_THEMSELVES),
+    "cancel_job": ("select relief.cancel_job(min(id)) from relief.job", who(WORKS, WORKS, NO_SUCH_JOB)),
     "check": ("select * from relief.check()", OF_ADMINS),
     "create_detector": (
         "select relief.create_detector('more', 'shop.orders', '{a}', score_function => false)",
@@ -63,6 +66,8 @@ FUNCTIONS = {
     "promote": ("select relief.promote('orders')", OF_OWNERS),
     "refresh_profile": ("select relief.refresh_profile('orders')", OF_OWNERS_AS_THEMSELVES),
     "regenerate": ("select relief.regenerate('orders')", OF_OWNERS),
+    "request_training": ("select relief.request_training('orders')", OF_OWNERS),
+    "schedule": ("select * from relief.schedule('orders', train => '0 3 * * *')", OF_OWNERS),
     "schedule_refresh": ("select relief.schedule_refresh('orders')", who(NOT_AS_SUPERUSER, WITHOUT_CRON, UNSEEN)),
     "score": ("""select relief.score('orders', '{"a": -2, "b": 1}')""", OF_USERS),
     "set_tolerance": ("select relief.set_tolerance('orders', 'a', 'up')", OF_OWNERS),
@@ -117,12 +122,15 @@ RELATIONS = {
     "time_column, entity, promoted_version, generated_by), delete",
     "event": "insert, delete",
     "feature": "insert, update (columns, transform, unit, origin, bin_width)",
+    "job": "insert (detector, kind, options, scheduled_for), update (state, attempts, worker, backend, "
+    "backend_started, started_at, finished_at, version, promoted, reason, error, hint), delete",
     "label": "insert, update, delete",
     "measured_drift": "insert, update",
     "metrics": "",
     "model": "insert, delete",
     "profile": "insert, update, delete",
     "refresh": "insert, update, delete",
+    "schedule": "insert (detector, kind, cron, options, next_at), update (next_at), delete",
     "stale_day": "insert, update, delete",
     "status": "",
     "tolerance": "insert, update, delete",
@@ -134,6 +142,8 @@ FILLED = (
     "select relief.set_tolerance('orders', 'a')",
     """select relief.label('orders', '{"id": 1}', true)""",
     "select relief.measure_drift('orders')",
+    "select relief.request_training('orders')",
+    "select relief.schedule('orders', train => '0 3 * * *')",
 )
 
 # What is made beside the table "orders", in a schema that all but the stranger may use.

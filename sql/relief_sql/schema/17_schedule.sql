@@ -1,4 +1,4 @@
--- Schedule: refreshing by pg_cron, where that is installed.
+-- Schedule: refreshing by pg_cron, where that is installed. Without it, or to train too: relief.schedule and relief worker.
 
 create function relief.schedule_refresh(detector text, schedule text default '*/15 * * * *')
   returns void
@@ -10,6 +10,11 @@ declare
 begin
   -- The job runs as whoever schedules it.
   perform relief._refuse_foreign_superuser(d);
+  if exists (select from relief.schedule as s where s.detector = d.name and s.kind = 'refresh') then
+    raise exception 'relief worker refreshes detector "%" already', d.name
+      using errcode = 'object_not_in_prerequisite_state',
+            hint = format('One of both is enough. To take that off, and with it what else is scheduled: select relief.schedule(%L);', d.name);
+  end if;
   -- A schema of this name may be anybody's.
   if not exists (select from pg_extension where extname = 'pg_cron') then
     raise exception 'pg_cron is not installed in this database'
@@ -21,7 +26,7 @@ begin
       using errcode = 'insufficient_privilege', hint = format('As a superuser: grant usage on schema cron to %I;', current_user);
   end if;
   begin
-    execute 'select cron.schedule($1, $2, $3)' using 'relief refresh ' || d.name, coalesce(schedule, ''), relief._refresh_command(d);
+    execute 'select cron.schedule($1, $2, $3)' using relief._refresh_job_name(d), coalesce(schedule, ''), relief._refresh_command(d);
   exception when invalid_parameter_value then
     raise exception 'schedule "%" of detector "%" is not valid', coalesce(schedule, 'NULL'), d.name
       using errcode = 'invalid_parameter_value',
@@ -32,6 +37,35 @@ $$;
 comment on function relief.schedule_refresh(text, text) is
   'Has pg_cron refresh a detector''s profile, every quarter of an hour unless told otherwise, as the role that calls this. '
   'Dropping the detector ends it.';
+
+create function relief._refresh_job_name(d relief.detector)
+  returns text
+  language sql
+  immutable
+  set search_path = pg_catalog, pg_temp
+as $$
+  select 'relief refresh ' || d.name
+$$;
+comment on function relief._refresh_job_name(relief.detector) is 'Returns what the job of pg_cron is called.';
+
+create function relief._is_refreshed_by_pg_cron(d relief.detector)
+  returns boolean
+  language plpgsql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  refreshed boolean := false;
+begin
+  -- Whoever can't see the jobs has none.
+  if exists (select from pg_extension where extname = 'pg_cron') and has_schema_privilege('cron', 'usage') then
+    execute 'select exists (select from cron.job as j where j.command = $1 and j.database = current_database())'
+      into refreshed using relief._refresh_command(d);
+  end if;
+  return refreshed;
+end
+$$;
+comment on function relief._is_refreshed_by_pg_cron(relief.detector) is 'Whether a job of pg_cron that the caller sees refreshes a detector.';
 
 create function relief._refresh_command(d relief.detector)
   returns text

@@ -32,6 +32,11 @@ begin
   execute format('grant update (columns, transform, unit, origin, bin_width) on relief.feature to %s', role);
   execute format('grant update (relation, schema_name, table_name, columns, entity, time_column, attributes, attributes_of, partitions, promoted_version, generated_by) '
                  'on relief.detector to %s', role);
+  -- Who asked for a job is who did: that column can't be given.
+  execute format('grant insert (detector, kind, options, scheduled_for), delete on relief.job to %s', role);
+  execute format('grant update (state, attempts, worker, backend, backend_started, started_at, finished_at, version, promoted, reason, error, hint) '
+                 'on relief.job to %s', role);
+  execute format('grant insert (detector, kind, cron, options, next_at), update (next_at), delete on relief.schedule to %s', role);
   -- To be passed on by attach: the trigger that records anomalies writes as the table's owner.
   execute format('grant usage on schema relief to %s with grant option', role);
   execute format('grant insert on relief.event to %s with grant option', role);
