@@ -162,6 +162,37 @@ def test_rows_are_scored_as_they_are_written(attached: Cell, statement: str) -> 
         assert query(attached.connection, "select result from relief.check() where result <> 'ok'") == []
 
 
+def test_anomalies_are_held_back_and_released(attached: Cell) -> None:
+    with attached.connection.transaction(force_rollback=True):
+        attached("select relief.set_mode('orders', 'quarantine')")
+        _insert_rows(attached)
+        _copy_others(attached)
+        assert attached.companions() == [ORDINARY, ORDINARY]
+        assert attached("select count(*) from relief.quarantine where state = 'held'") == [2]
+        attached("select relief.release(id) from relief.quarantine")
+        assert attached.companions() == [ANOMALY, ORDINARY, ANOMALY, ORDINARY]
+        assert attached("select quarantine from relief.anomaly") == ["released", "released"]
+        assert query(attached.connection, "select result from relief.check() where result <> 'ok'") == []
+
+
+def test_anomalies_are_refused(attached: Cell) -> None:
+    with attached.connection.transaction(force_rollback=True):
+        attached("select relief.set_mode('orders', 'reject')")
+        for statement in (_insert_rows, _copy_others, _update):
+            with refused("23514", 'anomaly is refused by detector "orders"'), attached.connection.transaction():
+                statement(attached)
+        attached("insert into {T} ({COLUMNS}) values (1001, {HIGH}, 1), (1002, {HIGH}, -6)")
+        assert [row[0] for row in attached.companions()] == [0.125, None]
+        assert query(attached.connection, "select result from relief.check() where result <> 'ok'") == []
+
+
+def _copy_others(cell: Cell) -> None:
+    kind = cell.kind
+    with cell.connection.cursor().copy(f"copy {kind.table} ({kind.columns}) from stdin") as copy:
+        copy.write_row((1003, kind.anomaly, 1))
+        copy.write_row((1004, -kind.anomaly, 1))
+
+
 def test_update_of_another_column_does_not_score_again(attached: Cell) -> None:
     with attached.connection.transaction(force_rollback=True):
         _insert(attached)

@@ -12,17 +12,20 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Any
 
+    from relief_runtime.allowance import Allowance
     from relief_runtime.explain import Explainer
     from relief_runtime.judgement import Rule
 
 MODELS_KEPT = 16
 EXPLAINERS_KEPT = 4
 RULES_KEPT = 64
+ALLOWANCES_KEPT = 256
 
 # In the order of their last use: a dict keeps the order of insertion.
 _forests: dict[str, Forest] = {}
 _explainers: dict[str, Explainer] = {}
 _rules: dict[str, Rule] = {}
+_allowances: dict[str, Allowance] = {}
 _last_scored = ""
 
 
@@ -119,6 +122,33 @@ def tell(rule_key: str, *row: Any) -> str:
     from relief_runtime.telling import tell
 
     return json.dumps(tell(_rules[rule_key], *row), ensure_ascii=False, allow_nan=False)
+
+
+def spend(key: str, transaction: str, moment: float, per_second: int) -> int:
+    """Take one event off what this session may leave of a kind; see `Allowance.spend`."""
+    allowance = _allowances.get(key)
+    if allowance is None:
+        from relief_runtime.allowance import Allowance
+
+        allowance = Allowance(per_second, moment)
+        _keep(_allowances, ALLOWANCES_KEPT, key, allowance)
+    return allowance.spend(transaction, moment, per_second)
+
+
+def note_summary(key: str, summary: int) -> None:
+    """Note which event stands for what is over the allowance of a kind, unless that is settled already."""
+    if _allowances[key].over:
+        _allowances[key].summary = summary
+
+
+def settle_summary(key: str) -> int | None:
+    """Return how many rows are over the allowance of a kind and begin to count anew; ``None`` if there are none."""
+    allowance = _allowances.get(key)
+    if allowance is None or not allowance.over:
+        return None
+    over = allowance.over
+    allowance.forget_summary()
+    return over
 
 
 def _keep(kept: dict[str, Any], count: int, key: str, value: object) -> None:

@@ -28,6 +28,7 @@ from relief_sql.upgrade import objects, upgrade
 
 RUNTIME_MODULES = (
     "relief_runtime",
+    "relief_runtime.allowance",
     "relief_runtime.document",
     "relief_runtime.encoder",
     "relief_runtime.explain",

@@ -19,3 +19,5 @@ select pg_catalog.pg_extension_config_dump('relief.measured_drift', '');
 select pg_catalog.pg_extension_config_dump('relief.job', '');
 select pg_catalog.pg_extension_config_dump('relief.job_id_seq', '');
 select pg_catalog.pg_extension_config_dump('relief.schedule', '');
+select pg_catalog.pg_extension_config_dump('relief.quarantine', '');
+select pg_catalog.pg_extension_config_dump('relief.quarantine_id_seq', '');

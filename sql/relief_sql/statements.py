@@ -18,6 +18,8 @@ _FORMS = [
     ("part of a table", re.compile(rf"alter table (?P<about>{_NAME})")),
     ("part of a table", re.compile(rf"create (?:unique )?index \w+ on (?P<about>{_NAME})")),
     ("part of a table", re.compile(rf"create policy \w+\s.*?\bon (?P<about>{_NAME})", re.DOTALL)),
+    # Of these there is no OR REPLACE.
+    ("part of a table", re.compile(rf"create constraint trigger \w+\s.*?\bon (?P<about>{_NAME})", re.DOTALL)),
     ("trigger", re.compile(r"create trigger ")),
     ("comment", re.compile(r"comment on (?:function|procedure) (?P<about>.*?\)) is\s", re.DOTALL)),
     ("comment", re.compile(r"comment on ")),

@@ -17,6 +17,7 @@ NOT_THE_OWNER = "not the owner"
 NOT_AS_SUPERUSER = "not as superuser"
 WITHOUT_CRON = "without pg_cron"
 NO_SUCH_JOB = "no such job"
+UNSEEN_ROW = "unseen row"
 REFUSALS = {
     FORBIDDEN: ("42501", "permission denied for "),
     UNSEEN: ("42704", 'detector "orders" does not exist'),
@@ -24,6 +25,7 @@ REFUSALS = {
     NOT_AS_SUPERUSER: ("42501", "is a superuser, and table shop.orders belongs to"),
     WITHOUT_CRON: ("0A000", "pg_cron is not installed"),
     NO_SUCH_JOB: ("42704", "job "),
+    UNSEEN_ROW: ("P0002", " 1 "),
 }
 
 
@@ -48,6 +50,7 @@ FUNCTIONS = {
     "backfill": ("call relief.backfill('orders')", OF_OWNERS),
     "backtest": ("select * from relief.backtest('orders')", OF_OWNERS_AS_THEMSELVES),
     "cancel_job": ("select relief.cancel_job(min(id)) from relief.job", who(WORKS, WORKS, NO_SUCH_JOB)),
+    "channel": ("select relief.channel('orders')", OF_ADMINS),
     "check": ("select * from relief.check()", OF_ADMINS),
     "create_detector": (
         "select relief.create_detector('more', 'shop.orders', '{a}', score_function => false)",
@@ -55,21 +58,28 @@ FUNCTIONS = {
     ),
     "detach": ("select relief.detach('orders')", OF_OWNERS),
     "detect": ("""select * from relief.detect('orders', '{"a": -2, "b": 1}')""", OF_USERS),
+    "discard": ("select relief.discard(1)", who(WORKS, WORKS, UNSEEN_ROW)),
     "drift": ("select * from relief.drift('orders')", OF_OWNERS_AS_THEMSELVES),
-    "drop_detector": ("select relief.drop_detector('orders')", OF_OWNERS),
+    "drop_detector": (
+        "select (select count(relief.discard(id)) from relief.quarantine), relief.drop_detector('orders')",
+        OF_OWNERS,
+    ),
     "explain": ("""select * from relief.explain('orders', '{"a": -2, "b": 1}')""", OF_USERS),
     "grant_admin": ("select relief.grant_admin(%(role)s)", OF_SUPERUSERS),
     "grant_monitor": ("select relief.grant_monitor('pg_monitor')", OF_SUPERUSERS),
     "grant_usage": ("select relief.grant_usage(%(role)s)", OF_SUPERUSERS),
     "label": ("""select relief.label('orders', '{"id": 1}', true)""", OF_OWNERS),
+    "label_event": ("select relief.label_event(1, false)", who(WORKS, WORKS, UNSEEN_ROW)),
     "measure_drift": ("select * from relief.measure_drift('orders')", OF_OWNERS_AS_THEMSELVES),
     "promote": ("select relief.promote('orders')", OF_OWNERS),
     "refresh_profile": ("select relief.refresh_profile('orders')", OF_OWNERS_AS_THEMSELVES),
     "regenerate": ("select relief.regenerate('orders')", OF_OWNERS),
     "request_training": ("select relief.request_training('orders')", OF_OWNERS),
     "schedule": ("select * from relief.schedule('orders', train => '0 3 * * *')", OF_OWNERS),
+    "release": ("select relief.release(1)", who(NOT_AS_SUPERUSER, WORKS, UNSEEN_ROW)),
     "schedule_refresh": ("select relief.schedule_refresh('orders')", who(NOT_AS_SUPERUSER, WITHOUT_CRON, UNSEEN)),
     "score": ("""select relief.score('orders', '{"a": -2, "b": 1}')""", OF_USERS),
+    "set_mode": ("select relief.set_mode('orders', 'reject')", OF_OWNERS),
     "set_tolerance": ("select relief.set_tolerance('orders', 'a', 'up')", OF_OWNERS),
     "suggest_features": ("select * from relief.suggest_features('shop.orders')", who(WORKS, WORKS, NOT_THE_OWNER)),
     "version": ("select relief.version()", OF_ADMINS),
@@ -116,11 +126,14 @@ OPEN_TO_MONITORS = {"relief._health(integer)", "relief._owns(oid,name)"}
 # What admins may do to the rows of own detectors in each table and view, beyond reading them. They see no others; roles
 # that are no admins see and do nothing.
 RELATIONS = {
+    "anomaly": "",
     "audit": "insert (detector, relation, created_by, action, version, reason, details)",
     "bucket": "insert, update, delete",
     "detector": "insert, update (relation, schema_name, table_name, columns, attributes, attributes_of, partitions, "
-    "time_column, entity, promoted_version, generated_by), delete",
+    "time_column, entity, promoted_version, generated_by, mode, notify_columns, "
+    "events_per_second), delete",
     "event": "insert, delete",
+    "failure": "",
     "feature": "insert, update (columns, transform, unit, origin, bin_width)",
     "job": "insert (detector, kind, options, scheduled_for), update (state, attempts, worker, backend, "
     "backend_started, started_at, finished_at, version, promoted, reason, error, hint), delete",
@@ -129,6 +142,8 @@ RELATIONS = {
     "metrics": "",
     "model": "insert, delete",
     "profile": "insert, update, delete",
+    "quarantine": "insert (detector, detector_id, relation, key, row_values, model_version, score, severity, "
+    "sentence), update (relation, key, row_values, state, resolved_at, resolved_by, reason, releasing_in), delete",
     "refresh": "insert, update, delete",
     "schedule": "insert (detector, kind, cron, options, next_at), update (next_at), delete",
     "stale_day": "insert, update, delete",
@@ -137,7 +152,10 @@ RELATIONS = {
 }
 # Statements by which the owner brings a row into each of them; there is a model, and a detector attached.
 FILLED = (
+    "insert into shop.orders (a, b) values (-2, 1), (2, -6)",
+    "select relief.set_mode('orders', 'quarantine')",
     "insert into shop.orders (a, b) values (-2, 1)",
+    "select relief.set_mode('orders', 'flag')",
     "select relief.refresh_profile('orders')",
     "select relief.set_tolerance('orders', 'a')",
     """select relief.label('orders', '{"id": 1}', true)""",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import psycopg
 
 from helpers.database import query
+from helpers.forests import add_model, stump
 
 FEATURES = ["a", "log_b"]
 COMPANIONS = "relief_anomaly_score, relief_is_anomaly, relief_deviation, relief_model_version"
@@ -38,3 +39,11 @@ def make_orders(
         on_error,
         verdict,
     )
+
+
+def attach_orders(connection: psycopg.Connection, options: str = "", **made: object) -> None:
+    """Make the table with a stump promoted, by which a <= 0 is an anomaly, and attach it with options."""
+    make_orders(connection, **made)
+    add_model(connection, "orders", stump(FEATURES))
+    query(connection, "select relief.promote('orders')")
+    query(connection, f"select relief.attach('orders'{options})")

@@ -28,6 +28,9 @@ create table relief.detector (
   created_at       timestamptz not null default pg_catalog.now(),
   created_by       name not null default current_user,
   generated_by     text,
+  mode             text not null default 'flag',
+  notify_columns   name[] not null default '{}',
+  events_per_second integer not null default 100,
   constraint detector_name_is_an_identifier
     check (name <> '' and pg_catalog.octet_length(name) <= 63),
   constraint contamination_is_a_share_up_to_half
@@ -51,7 +54,11 @@ create table relief.detector (
   constraint profile_window_is_positive
     check (profile_window > interval '0'),
   constraint refresh_lag_is_not_negative
-    check (refresh_lag >= 0)
+    check (refresh_lag >= 0),
+  constraint mode_is_known
+    check (mode in ('flag', 'notify', 'quarantine', 'reject')),
+  constraint events_per_second_are_bounded
+    check (events_per_second between 1 and 10000)
 );
 comment on table relief.detector is 'A named configuration: one table, its features, how many anomalies to expect, what to do on failure.';
 comment on column relief.detector.schema_name is 'Where the relation was when the detector was made: a regclass loses its name with its table.';
@@ -78,6 +85,9 @@ comment on column relief.detector.threshold is 'A fixed score from which a row i
 comment on column relief.detector.on_error is 'What the trigger does with a row that cannot be scored: pass it with a NULL score, or raise the error.';
 comment on column relief.detector.score_function is 'Whether relief_score(row) in the table''s schema is this detector''s.';
 comment on column relief.detector.generated_by is 'The version of Relief that made its functions; NULL for 0.1.0, which didn''t note it.';
+comment on column relief.detector.mode is 'What attach does with an anomaly that is inserted: flag it, notify of it, hold it in quarantine, or reject it.';
+comment on column relief.detector.notify_columns is 'In mode notify, the columns that a notification holds beside the primary key.';
+comment on column relief.detector.events_per_second is 'How many events a session may leave a second, and in a transaction; the rest is told in one.';
 comment on column relief.detector.promoted_version is 'The version that scores; no foreign key, since a circle of them breaks pg_restore.';
 
 create table relief.feature (

@@ -58,7 +58,7 @@ as $$
           when kind = 'score' then p.proargtypes = (select reltype::text::oidvector from pg_class where oid = d.relation)
           when kind = 'explain' then p.proargtypes = (select reltype::text::oidvector from pg_class where oid = d.relation)
           when kind = 'trigger' then p.pronargs = 0
-          when kind = 'event' then p.pronargs = 0
+          when kind in ('event', 'gate') then p.pronargs = 0
           when kind = 'judgement' then p.pronargs = 5
           when kind = 'explanation' then p.pronargs = 4
           else p.proargtypes = format('%s %s', 'double precision[]'::regtype::oid, 'text[]'::regtype::oid)::oidvector
@@ -378,7 +378,7 @@ declare
 begin
   select relief._function_name(d, kind) into missing
   from unnest(relief._kinds(d)) as kind
-  where kind not in ('trigger', 'event', 'score', 'explain') and relief._generated(d, kind) is null;
+  where kind not in ('trigger', 'event', 'gate', 'score', 'explain') and relief._generated(d, kind) is null;
   if found then
     raise exception 'function % of detector "%" does not exist any more', missing, d.name
       using errcode = 'undefined_function',

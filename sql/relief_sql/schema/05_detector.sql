@@ -391,6 +391,7 @@ begin
   if relief._schema_of(d.relation) is not null then
     perform relief._detach(d, drop_columns);
   end if;
+  perform relief._require_none_held(d);
   -- A table that was moved to another schema has left its functions behind. What was made later may call what was made before.
   for generated in
     select made

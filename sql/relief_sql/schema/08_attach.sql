@@ -14,22 +14,28 @@ as $$
 $$;
 comment on function relief._companion_columns() is 'Returns the columns that attach adds to a table.';
 
-create function relief.attach(detector text, on_replica boolean default false)
+create function relief.attach(
+    detector text,
+    on_replica boolean default false,
+    mode text default 'flag',
+    notify_columns name[] default '{}',
+    events_per_second integer default 100)
   returns void
   language plpgsql
   set search_path = pg_catalog, pg_temp
 as $$
 declare
-  d constant relief.detector := relief._lock_detector(detector);
+  d relief.detector := relief._lock_detector(detector);
   publications text;
 begin
   perform relief._require_attachable(d);
   perform relief._require_generated(d);
+  d := relief._set_mode(d, mode, notify_columns, events_per_second, on_replica);
   select string_agg(quote_ident(p.pubname), ', ') into publications
   from pg_publication_tables as p
   where p.schemaname = relief._schema_of(d.relation) and p.tablename = (select relname from pg_class where oid = d.relation);
   perform relief._attach(d, on_replica);
-  perform relief._audit(d, 'attach', details => jsonb_build_object('on_replica', on_replica));
+  perform relief._audit(d, 'attach', details => jsonb_build_object('on_replica', on_replica, 'mode', mode));
   if publications is not null then
     raise warning 'table % is published by %: replication stops until its subscribers have the new columns', d.relation, publications
       using hint = format('On each subscriber: alter table %s %s;', d.relation,
@@ -41,9 +47,11 @@ begin
   end if;
 end
 $$;
-comment on function relief.attach(text, boolean) is
+comment on function relief.attach(text, boolean, text, name[], integer) is
   'Adds the companion columns to a detector''s table, without rewriting it, and the trigger that scores every inserted row and every '
-  'row whose features change; with on_replica => true those too that a subscription applies. Takes an ACCESS EXCLUSIVE lock for an instant.';
+  'row whose features change; with on_replica => true those too that a subscription applies. Inserted anomalies are flagged; in mode '
+  'notify also told on relief.channel(detector), with notify_columns beside the primary key; in mode quarantine held back; in mode reject '
+  'refused. Beyond events_per_second, events are told in one. Takes an ACCESS EXCLUSIVE lock for an instant.';
 
 create function relief._attach(d relief.detector, on_replica boolean)
   returns void
@@ -54,6 +62,7 @@ begin
   perform relief._add_companion_columns(d);
   perform relief._create_scoring_trigger(d);
   perform relief._create_event_trigger(d);
+  perform relief._create_gate(d);
   perform relief._note_partitions(d.name, true);
   if on_replica then
     execute format('alter table %s enable always trigger "~relief", enable always trigger "~relief_event"', d.relation);
@@ -303,6 +312,7 @@ begin
       using errcode = 'object_not_in_prerequisite_state', hint = format('Attach it: select relief.attach(%L);', d.name);
   end if;
   perform relief._detach(d, drop_columns);
+  perform relief._tell_held(d);
   perform relief._audit(d, 'detach', details => jsonb_build_object('drop_columns', drop_columns));
 end
 $$;
@@ -346,6 +356,17 @@ as $$
 $$;
 comment on function relief._event_function(relief.detector) is 'Returns the function that records anomalies of an attached detector, NULL where there is none.';
 
+create function relief._gate_function(d relief.detector)
+  returns regprocedure
+  language sql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+  select relief._attached_function(d, 'gate', '~relief_gate')
+$$;
+comment on function relief._gate_function(relief.detector) is
+  'Returns the function that keeps anomalies out of an attached detector''s table, NULL where none does.';
+
 create function relief._drop_trigger(d relief.detector, trigger_name name, trigger_function regprocedure)
   returns void
   language plpgsql
@@ -372,6 +393,7 @@ declare
 begin
   perform relief._drop_trigger(d, '~relief', relief._trigger_function(d));
   perform relief._drop_trigger(d, '~relief_event', relief._event_function(d));
+  perform relief._drop_trigger(d, '~relief_gate', relief._gate_function(d));
   -- The columns may be in use by another detector that is attached to the same table.
   if drop_columns and not exists (select from pg_trigger where tgrelid = d.relation and tgname = '~relief') then
     select string_agg(format('drop column if exists %I', c.name), ', ') into drops from relief._companion_columns() as c;

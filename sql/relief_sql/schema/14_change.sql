@@ -5,18 +5,18 @@ create function relief._note_attributes(detector text)
   language sql
   set search_path = pg_catalog, pg_temp
 as $$
-  -- What was noted of the table as it is stays: under a name of then there may be another column by now.
+  -- What was noted of the table as it is stays: under a name of then there may be another column by now. Columns come in addition.
   update relief.detector as d
   set attributes = noted.attributes, attributes_of = d.relation
   from (
-    select e.id, jsonb_object_agg(a.attname, a.attnum) as attributes
+    select e.id, jsonb_object_agg(a.attname, a.attnum) || case when e.attributes_of = e.relation then e.attributes else '{}' end as attributes
     from relief.detector as e
     join pg_attribute as a on a.attrelid = e.relation and a.attnum > 0 and not a.attisdropped
                              and a.attname not in (select c.name from relief._companion_columns() as c)
     where e.name = detector
     group by e.id
   ) as noted
-  where d.id = noted.id and d.attributes_of is distinct from d.relation::oid
+  where d.id = noted.id and (d.attributes_of is distinct from d.relation::oid or d.attributes <> noted.attributes)
 $$;
 comment on function relief._note_attributes(text) is
   'Notes the numbers of a table''s columns, by which those that a detector reads are found again under other names.';
@@ -124,7 +124,7 @@ as $$
                cross join unnest('{features, categories, guarded}'::text[]) with ordinality as k (kind, n)
                where kind <> 'categories' or p.has_categories
                order by p.part, n)
-         || '{verdict, contributions, judgement, explanation, trigger, event}'::text[]
+         || '{verdict, contributions, judgement, explanation, trigger, event, gate}'::text[]
          || case when d.score_function then '{score, explain}'::text[] else '{}' end
 $$;
 comment on function relief._kinds(relief.detector) is 'Returns the kinds of functions that a detector has, as far as it is attached.';
@@ -166,7 +166,7 @@ begin
     select format('function %s is gone; %s', relief._function_name(d, kind),
                   case when kind ~ '^(features|categories)' then relief._creation(d) else format('select relief.regenerate(%L);', d.name) end)
     from unnest(relief._kinds(d)) with ordinality as k (kind, n)
-    where kind not in ('trigger', 'event', 'score', 'explain') and relief._generated(d, kind) is null
+    where kind not in ('trigger', 'event', 'gate', 'score', 'explain') and relief._generated(d, kind) is null
     order by n;
   return query
     select format('function %s(%s) is gone; select relief.regenerate(%L);', f.name, d.relation, d.name)

@@ -22,7 +22,9 @@ select
     when h.count is null or h.count < d.min_history then 'warming up'
     else 'ready'
   end as state,
-  b.problems
+  b.problems,
+  d.mode,
+  (select count(*) from relief.quarantine as q where q.detector_id = d.id and q.state = 'held') as held_rows
 from relief.detector as d
 left join relief.refresh as r on r.detector_id = d.id
 left join relief.profile as g on g.detector_id = d.id and g.entity = '' and g.season = -1
@@ -30,6 +32,7 @@ cross join lateral (select max(c) from unnest(g.count) as c) as h (count)
 cross join lateral (select string_agg(t.problem, E'\n') from relief._check_table(d) as t (problem)) as b (problems)
 where relief._owns(d.relation, d.created_by);
 comment on view relief.status is 'How each detector is that you may act on: model, trigger, profile, and how much history is missing.';
+comment on column relief.status.held_rows is 'How many rows are in quarantine that nobody has released or discarded.';
 comment on column relief.status.problems is 'How the table has changed such that rows aren''t scored, with the statement that mends it.';
 comment on column relief.status.rows_missing is 'How many ordinary rows with a value the profile lacks before any row can be judged by it.';
 comment on column relief.status.entities_warming_up is 'Entities with too little history of their own, judged by a coarser level.';

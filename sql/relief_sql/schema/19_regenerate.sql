@@ -29,6 +29,7 @@ begin
   update relief.label as l
   set key = (select jsonb_object_agg(coalesce(relief._column_now(d, k.key), k.key), k.value) from jsonb_each(l.key) as k)
   where l.detector_id = d.id and exists (select from jsonb_object_keys(l.key) as k where relief._column_now(d, k) <> k);
+  perform relief._rename_held(d);
   update relief.detector as e
   set relation = d.relation,
       schema_name = relief._schema_of(d.relation),
@@ -36,6 +37,8 @@ begin
       columns = array(select relief._column_now(d, u.name) from unnest(d.columns) with ordinality as u (name, n) order by n),
       entity = array(select relief._column_now(d, u.name) from unnest(d.entity) with ordinality as u (name, n) order by n),
       time_column = relief._column_now(d, d.time_column),
+      notify_columns = array(select relief._column_now(d, u.name) from unnest(d.notify_columns) with ordinality as u (name, n)
+                             where relief._column_now(d, u.name) is not null order by n),
       attributes_of = null
   from pg_class as c
   where e.id = d.id and c.oid = d.relation;
@@ -131,7 +134,6 @@ create function relief._regenerate(d relief.detector)
 as $$
 declare
   m relief.model;
-  applied boolean;
   label text;
 begin
   d := relief._follow_table(d);
@@ -151,12 +153,7 @@ begin
     perform relief._create_explain_function(d, label, relief._row_function(d.relation, 'relief_explain') is not null);
   end if;
   if relief._trigger_function(d) is not null then
-    select coalesce(bool_or(t.tgenabled = 'A'), false) into applied
-    from pg_trigger as t where t.tgrelid = d.relation and t.tgfoid = relief._trigger_function(d);
-    perform relief._detach(d, false);
-    if (select relkind in ('r', 'p') from pg_class where oid = d.relation) then
-      perform relief._attach(d, applied);
-    end if;
+    perform relief._reattach(d);
   end if;
   update relief.detector as e set generated_by = relief.version() where e.id = d.id;
 end

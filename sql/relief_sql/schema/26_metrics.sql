@@ -65,10 +65,10 @@ create view relief.metrics
 as
 with recent as (
   select e.detector, e.relation,
-         count(*) filter (where e.happened_at > now() - interval '1 hour') as in_hour,
-         count(*) as in_day
+         (sum(e.rows) filter (where e.happened_at > now() - interval '1 hour'))::bigint as in_hour,
+         sum(e.rows)::bigint as in_day
   from relief.event as e
-  where e.happened_at > now() - interval '1 day'
+  where e.happened_at > now() - interval '1 day' and e.error is null
   group by e.detector, e.relation
 )
 select

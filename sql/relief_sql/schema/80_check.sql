@@ -40,9 +40,9 @@ begin
     select format('function %s belongs to %I, not to the table''s owner; alter function %s owner to %I;',
                   p.oid::regprocedure, pg_get_userbyid(p.proowner), p.oid::regprocedure, pg_get_userbyid(owner))
     from pg_proc as p
-    where p.oid in (select relief._generated(d, kind) from unnest(relief._kinds(d)) as kind where kind not in ('trigger', 'event', 'score', 'explain')
+    where p.oid in (select relief._generated(d, kind) from unnest(relief._kinds(d)) as kind where kind not in ('trigger', 'event', 'gate', 'score', 'explain')
                     union all
-                    select unnest(array[relief._trigger_function(d), relief._event_function(d)]))
+                    select unnest(array[relief._trigger_function(d), relief._event_function(d), relief._gate_function(d)]))
       and p.proowner <> owner;
   return query
     select format('row-level security is forced on the owner of table %s: training, histories and backfill know only the rows that its '
@@ -79,15 +79,20 @@ as $$
   select format('trigger "~relief_event" on table %s is missing; select relief.detach(%L); select relief.attach(%L);', d.relation, d.name, d.name)
   where not exists (select from pg_trigger where tgrelid = d.relation and tgfoid = relief._event_function(d))
   union all
+  select format('trigger "~relief_gate" on table %s is missing; select relief.regenerate(%L);', d.relation, d.name)
+  where d.mode in ('quarantine', 'reject')
+    and not exists (select from pg_trigger where tgrelid = d.relation and tgfoid = relief._gate_function(d))
+  union all
   select format('the trigger was made for the table as it was; select relief.regenerate(%L);', d.name)
   where (exists (select from pg_proc where oid = relief._trigger_function(d) and prosrc <> relief._trigger_body(d))
-         or exists (select from pg_proc where oid = relief._event_function(d) and prosrc <> relief._event_body(d)))
+         or exists (select from pg_proc where oid = relief._event_function(d) and prosrc <> relief._event_body(d))
+         or exists (select from pg_proc where oid = relief._gate_function(d) and prosrc <> relief._gate_body(d)))
     -- Else the cause is told, with what mends that.
     and not exists (select from relief._check_table(d))
   union all
-  select format('trigger "~relief" is disabled; alter table %s enable trigger "~relief";', d.relation)
+  select format('trigger "%1$s" is disabled; alter table %2$s enable trigger "%1$s";', tgname, d.relation)
   from pg_trigger
-  where tgrelid = d.relation and tgfoid = relief._trigger_function(d) and tgenabled = 'D'
+  where tgrelid = d.relation and tgfoid in (relief._trigger_function(d), relief._event_function(d), relief._gate_function(d)) and tgenabled = 'D'
   union all
   select format('trigger %I on table %s fires after "~relief"; alter trigger %I on %s rename to %I;',
                 t.tgname, t.tgrelid::regclass, t.tgname, t.tgrelid::regclass, 'a_' || substr(t.tgname, 1, 30))
@@ -96,6 +101,7 @@ as $$
   where t.tgrelid = any (relief._leaves(d) || d.relation) and (not t.tgisinternal or parent.oid is not null) and t.tgenabled <> 'D'
     -- of tgtype, 1: for each row, 2: before, 4: insert, 16: update
     and t.tgtype & 3 = 3 and t.tgtype & 20 <> 0 and t.tgname collate "C" > '~relief'
+    and t.tgfoid is distinct from relief._gate_function(d)
     -- A partition's follows its parent's; before PostgreSQL 15 it kept its name when that was renamed.
     and (parent.tgname collate "C" > '~relief') is not true
   union all

@@ -30,7 +30,8 @@ begin
   execute format('grant insert, update on relief.measured_drift to %s', role);
   execute format('grant insert, update, delete on relief.tolerance, relief.bucket, relief.profile, relief.refresh, relief.stale_day, relief.label to %s', role);
   execute format('grant update (columns, transform, unit, origin, bin_width) on relief.feature to %s', role);
-  execute format('grant update (relation, schema_name, table_name, columns, entity, time_column, attributes, attributes_of, partitions, promoted_version, generated_by) '
+  execute format('grant update (relation, schema_name, table_name, columns, entity, time_column, attributes, attributes_of, partitions, promoted_version, generated_by, '
+                 'mode, notify_columns, events_per_second) '
                  'on relief.detector to %s', role);
   -- Who asked for a job is who did: that column can't be given.
   execute format('grant insert (detector, kind, options, scheduled_for), delete on relief.job to %s', role);
@@ -39,12 +40,17 @@ begin
   execute format('grant insert (detector, kind, cron, options, next_at), update (next_at), delete on relief.schedule to %s', role);
   -- To be passed on by attach: the trigger that records anomalies writes as the table's owner.
   execute format('grant usage on schema relief to %s with grant option', role);
-  execute format('grant insert on relief.event to %s with grant option', role);
+  execute format('grant insert, select (id) on relief.event to %s with grant option', role);
+  execute format('grant insert (detector, detector_id, relation, key, row_values, model_version, score, severity, sentence), '
+                 'select (id, detector_id, relation, created_by, releasing_in) on relief.quarantine to %s with grant option', role);
   -- Who did it, and when, is what it is: those columns can't be given.
   execute format('grant insert (detector, relation, created_by, action, version, reason, details) on relief.audit to %s', role);
   -- Events outlive their detector; how long, their owner decides.
   execute format('grant delete on relief.event to %s', role);
-  execute format('grant execute on function relief._owns(oid, name) to %s with grant option', role);
+  execute format('grant update (relation, key, row_values, state, resolved_at, resolved_by, reason, releasing_in), delete on relief.quarantine to %s', role);
+  execute format('grant execute on function relief._owns(oid, name), relief._is_told(text, regclass, text, integer, text), '
+                 'relief._spend(text, text, text, double precision, integer), relief._note_summary(text, text, bigint), '
+                 'relief._notification(jsonb), relief._row_values(anyelement), relief._companion_columns(), relief._allowance(text, text) to %s with grant option', role);
 end
 $$;
 comment on function relief.grant_admin(regrole) is
