@@ -23,7 +23,7 @@ settings.register_profile(
 settings.load_profile("relief")
 
 # Libraries of the server that markers are called by.
-SERVER_LIBRARIES = ("pg_cron", "mysql_fdw", "pgoutput")
+SERVER_LIBRARIES = ("pg_cron", "mysql_fdw", "pgoutput", "libpqwalreceiver")
 
 
 @pytest.hookimpl(tryfirst=True)  # before markers select
@@ -36,6 +36,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     lacking = {
         "extension": dsn and not has_extension_files(dsn),
         "releases": dsn and not has_extension_files(dsn, BEFORE),
+        "own_cluster": dsn or os.environ.get("RELIEF_TEST_IMAGE"),
         **{name: may_lack(name) for name in SERVER_LIBRARIES},
     }
     needing = [item for item in items if any(item.get_closest_marker(name) for name in lacking if lacking[name])]

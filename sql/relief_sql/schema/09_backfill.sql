@@ -134,7 +134,7 @@ create procedure relief.backfill(detector text, batch_rows integer default 10000
 as $$
 declare
   relation pg_catalog.regclass;
-  started constant pg_catalog.xid := pg_catalog.xid(pg_catalog.pg_current_xact_id());
+  started pg_catalog.xid;
   next_block bigint;
   end_block bigint;
   batch_blocks bigint;
@@ -142,6 +142,8 @@ declare
   progress record;
   reported timestamp with time zone := pg_catalog.clock_timestamp();
 begin
+  perform relief._require_primary();
+  started := pg_catalog.xid(pg_catalog.pg_current_xact_id());
   -- Under a handler a commit fails always; but inside a transaction block, or a function, with a message of its own.
   begin
     commit;

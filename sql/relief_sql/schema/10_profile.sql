@@ -155,6 +155,7 @@ as $$
 declare
   newest date;
 begin
+  perform relief._require_primary();
   insert into relief.refresh (detector_id) values (detector) on conflict do nothing;
   select r.newest_day into strict newest from relief.refresh as r where r.detector_id = detector for update;
   return newest;

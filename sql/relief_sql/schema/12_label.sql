@@ -10,6 +10,7 @@ declare
   found_key jsonb;
   found_day date;
 begin
+  perform relief._require_primary();
   perform relief._require_key(d, key);
   begin
     execute format('select %s, %s from %s as o join %s on %s',

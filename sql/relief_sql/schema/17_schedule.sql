@@ -8,6 +8,7 @@ as $$
 declare
   d constant relief.detector := relief._present_detector(detector);
 begin
+  perform relief._require_primary();
   -- The job runs as whoever schedules it.
   perform relief._refuse_foreign_superuser(d);
   if exists (select from relief.schedule as s where s.detector = d.name and s.kind = 'refresh') then

@@ -197,6 +197,7 @@ declare
   d relief.detector;
   advice text;
 begin
+  perform relief._require_primary();
   if detector is null then
     perform relief._renew_grants();
   end if;

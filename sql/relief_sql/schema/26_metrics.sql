@@ -32,6 +32,7 @@ as $$
 declare
   d constant relief.detector := relief._present_detector(detector);
 begin
+  perform relief._require_primary();
   return query
     insert into relief.measured_drift as m
       (detector_id, feature, model_version, psi, ks, null_rate_then, null_rate_now, rows, verdict)
