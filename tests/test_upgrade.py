@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +25,7 @@ from relief_sql.statements import split
 from relief_sql.upgrade import objects
 
 from relief_trainer.cli import main
+from relief_trainer.cluster import find_server
 
 STEPS = Path(relief_sql.__file__).parent / "migrations"
 WAYS = [
@@ -121,6 +126,31 @@ def _tried(connection: psycopg.Connection) -> list[Any]:
         judged = query(connection, INSERT)
         assert value(connection, "select count(*) from relief.event where happened_at >= now()") == 1
     return judged
+
+
+@pytest.mark.extension
+@pytest.mark.releases
+@pytest.mark.parametrize("by_extension", [True], ids=["extension"])
+def test_a_dump_of_the_release_before_is_restored_into_this_one(old: Shop, fresh: Database, tmp_path: Path) -> None:
+    before = {name: query(old.app, statement) for name, statement in SCORES.items()}
+    inserted = _tried(old.app)
+    dump = str(tmp_path / "dump")
+    programs = find_server()
+    subprocess.run([programs / "pg_dump", "--format=custom", "--file", dump, old.database.dsn()], check=True)
+    # As the files of the release before weren't there: CREATE EXTENSION takes the default version.
+    restored = subprocess.run(
+        [programs / "pg_restore", "--dbname", fresh.dsn(), dump], capture_output=True, text=True, check=False
+    )
+    failed = re.findall(r"^Command was: (.*)", restored.stderr, flags=re.MULTILINE)
+    assert [command for command in failed if not command.startswith(("GRANT", "REVOKE"))] == [], restored.stderr
+    app = fresh.connect(old.admin)
+    assert query(fresh.superuser, STALE) == [f"its functions were made by Relief {BEFORE}"]
+    assert _tried(app) == inserted
+    query(fresh.superuser, "select relief.regenerate()")
+    assert query(fresh.superuser, "select result from relief.check() where result <> 'ok'") == []
+    assert {name: query(app, statement) for name, statement in SCORES.items()} == before
+    assert _tried(app) == inserted
+    query(app, "select relief.refresh_profile('categories'), relief.promote('numbers', 2)")
 
 
 def test_a_script_upgrades_no_other_installation_than_its_own(empty_database: Database) -> None:
@@ -259,3 +289,32 @@ def test_commands_upgrade_and_uninstall(old: Shop, by_extension: bool) -> None:
         assert result.stderr == (
             "error: Relief is not installed in this database\nhint: Install it: relief install --dsn …\n"
         )
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("by_extension", WAYS)
+@pytest.mark.parametrize("attempt", range(5))
+def test_no_row_loses_its_score_to_an_upgrade(old: Shop, by_extension: bool, attempt: int) -> None:
+    written = threading.Barrier(9, timeout=60)
+    stop = threading.Event()
+
+    def insert() -> list[Any]:
+        with psycopg.connect(old.database.dsn(old.admin), autocommit=True) as session:
+            rows = query(session, INSERT)
+            written.wait()
+            while not stop.is_set():
+                rows += query(session, INSERT)
+            return rows
+
+    with ThreadPoolExecutor(8) as pool:
+        sessions = [pool.submit(insert) for _ in range(8)]
+        written.wait()
+        try:
+            upgrade(old.database.superuser, by_extension)
+            old.database.query("select relief.regenerate()")
+        finally:
+            stop.set()
+        rows = [row for session in sessions for row in session.result()]
+    assert [row for row in rows if row[0] is None or row[3] != 1] == []
+    assert old.database.value("select count(*) from shop.payment where kind = 'barter'") == 1 + len(rows) / 2
+    assert old.database.value("select count(*) from relief.event") == 1 + len(rows) / 2
