@@ -239,6 +239,24 @@ def test_scripts_are_split_where_postgresql_splits_them() -> None:
         ]
 
 
+def test_regenerate_grants_what_is_new_to_whom_it_is_due(database: Database) -> None:
+    functions = {"admin": "relief.promote", "usage": "relief._require_columns", "monitor": "relief._health"}
+    allowed = "select has_function_privilege(%s, %s::regproc, 'execute')"
+    roles = {verb: database.role(verb) for verb in functions}
+    database.query(f"grant pg_monitor to {roles['monitor']}")
+    for verb, role in roles.items():
+        database.query(f"select relief.grant_{verb}('{role}')")
+    everybody = set(roles.values())
+    for function in functions.values():
+        database.query(f"revoke execute on function {function} from {', '.join(everybody)}")
+    database.query("select relief.regenerate()")
+    granted = {
+        verb: [other for other, role in roles.items() if database.value(allowed, role, function)]
+        for verb, function in functions.items()
+    }
+    assert granted == {"admin": ["admin"], "usage": ["admin", "usage"], "monitor": ["admin", "monitor"]}
+
+
 def _command(database: Database, *arguments: str, user: str | None = None) -> Result:
     return CliRunner().invoke(main, [*arguments, "--dsn", database.dsn(user)])
 

@@ -183,10 +183,18 @@ begin
   loop
     perform relief.grant_usage(role);
   end loop;
+  for role in
+    select a.grantee from pg_class as c, aclexplode(c.relacl) as a
+    where c.oid = 'relief.metrics'::regclass and a.grantee not in (0, c.relowner)
+      and pg_has_role(a.grantee, 'pg_read_all_stats', 'usage')
+      and not has_table_privilege(a.grantee, 'relief.detector', 'insert')
+  loop
+    perform relief.grant_monitor(role);
+  end loop;
 end
 $$;
 comment on function relief._renew_grants() is
-  'Grants anew, where whoever installed Relief calls it, what grant_admin and grant_usage have given to roles: an upgrade made functions since.';
+  'Grants anew, where whoever installed Relief calls it, what grant_admin, grant_usage and grant_monitor have given to roles: an upgrade made functions since.';
 
 create function relief.regenerate(detector text default null)
   returns void
