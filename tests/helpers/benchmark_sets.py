@@ -21,9 +21,14 @@ def reference(name: str) -> dict[str, str]:
         return next(row for row in csv.DictReader(file) if row["set"] == name)
 
 
+def read(name: str) -> npt.NDArray[np.float64]:
+    """Return a data set: the features, then the label, 1 for an anomaly."""
+    return np.loadtxt(_DIRECTORY / f"{name}.csv.gz", delimiter=",", skiprows=1)
+
+
 def load(connection: psycopg.Connection, name: str) -> list[str]:
     """Make a table public.<name> of a data set, with a detector of its name, and return the feature columns."""
-    labelled = np.loadtxt(_DIRECTORY / f"{name}.csv.gz", delimiter=",", skiprows=1)
+    labelled = read(name)
     columns = [f"f{number}" for number in range(labelled.shape[1] - 1)]
     create_table(connection, name, columns, labelled[:, :-1], labelled[:, -1])
     return columns
