@@ -7,13 +7,16 @@ SOURCES := $(wildcard plpython/relief_runtime/*.py sql/relief_sql/*.py sql/relie
 SCRIPT := build/relief-$(VERSION)-install.sql
 # Debian's own pg_config on the PATH may be that of the client library; the server's knows where extensions go.
 PG_CONFIG ?= $(or $(lastword $(sort $(wildcard /usr/lib/postgresql/*/bin/pg_config))),pg_config)
+PG_MAJOR = $(shell $(PG_CONFIG) --version | sed 's/[^0-9]*\([0-9]*\).*/\1/')
+KERNEL = build/kernel-$(PG_MAJOR)
+PG_CONFIGS = $(if $(filter-out file,$(origin PG_CONFIG)),$(PG_CONFIG),$(patsubst %/lib/pgxs/src/makefiles/pgxs.mk,%/bin/pg_config,$(wildcard $(HEADERS))))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup packages build demo test test-matrix test-soak bench lint install clean
+.PHONY: help setup packages build demo test test-matrix test-soak bench lint install kernel install-kernel deb clean
 
 help: ## Print this help
 	@echo "Relief $(VERSION): anomaly detection inside PostgreSQL"
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1@\2/p' $(MAKEFILE_LIST) | awk -F@ '{ printf "%-18s %s\n", $$1, $$2 }'
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1@\2/p' $(MAKEFILE_LIST) | awk -F@ '{ printf "%-21s %s\n", $$1, $$2 }'
 
 setup: packages $(BIN)/.installed $(SCRIPT) ## Install all that the other targets need: packages, .venv, build/
 
@@ -44,6 +47,18 @@ install: build ## Put the extension's files where CREATE EXTENSION finds them; h
 	install -d "$(DESTDIR)$$($(PG_CONFIG) --sharedir)/extension"
 	install -m 644 build/relief.control build/relief--*.sql "$(DESTDIR)$$($(PG_CONFIG) --sharedir)/extension/"
 
+kernel: ## Compile the kernel for the server of PG_CONFIG; needs its headers (Debian: postgresql-server-dev-<version>) and gcc
+	@$(PG_CONFIG) --pgxs | xargs test -f || { echo "Install: postgresql-server-dev-$(PG_MAJOR), gcc, make" >&2; exit 1; }
+	install -d $(KERNEL)
+	$(MAKE) --no-print-directory -C $(KERNEL) -f $(CURDIR)/kernel/Makefile VPATH=$(CURDIR)/kernel PG_CONFIG="$(PG_CONFIG)" with_llvm=no
+
+install-kernel: kernel ## Put the kernel where `select relief.use_kernel()` finds it; honours PG_CONFIG and DESTDIR
+	install -d "$(DESTDIR)$$($(PG_CONFIG) --pkglibdir)"
+	install -m 755 $(KERNEL)/relief_kernel.so "$(DESTDIR)$$($(PG_CONFIG) --pkglibdir)/"
+
+deb: build ## Write a Debian package for each PostgreSQL whose headers are installed, or that of PG_CONFIG, into build/
+	@for pg_config in $(PG_CONFIGS); do sh kernel/deb.sh $(VERSION) $$pg_config build || exit; done
+
 clean: ## Delete .venv, build/ and caches
 	rm -rf .venv build .cache *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find plpython sql relief_trainer tests -name __pycache__ -prune -exec rm -rf {} +
@@ -68,13 +83,15 @@ MISSING_SERVER = $(if $(RELIEF_PG_BIN)$(RELIEF_TEST_DSN)$(RELIEF_TEST_IMAGE)$(wi
 FOR_SERVER = $(if $(RELIEF_PG_BIN)$(RELIEF_TEST_DSN)$(RELIEF_TEST_IMAGE)$(wildcard /usr/lib/postgresql/*/lib/$1.so),,$1)
 MISSING_TESTED = $(strip $(call FOR_SERVER,pg_cron) $(call FOR_SERVER,mysql_fdw) \
   $(if $(wildcard /usr/sbin/mariadbd),,mariadbd) $(if $(wildcard /usr/bin/redis-check-rdb),,redis-server) \
-  $(if $(wildcard /usr/bin/$(EXPORTER)),,$(EXPORTER)))
+  $(if $(wildcard /usr/bin/$(EXPORTER)),,$(EXPORTER)) $(if $(wildcard /usr/bin/gcc),,gcc) \
+  $(if $(RELIEF_PG_BIN)$(RELIEF_TEST_DSN)$(RELIEF_TEST_IMAGE)$(wildcard $(HEADERS)),,headers))
 WANTED_VENV := Python 3.10 or later with venv (Debian: python3-venv)
 WANTED_SERVER := PostgreSQL 14 or later with plpython3u (Debian 12: postgresql-plpython3-15), RELIEF_PG_BIN=its bin folder if elsewhere
-TESTED := mariadb-server-core mariadb-client-core redis-tools
+HEADERS := /usr/lib/postgresql/*/lib/pgxs/src/makefiles/pgxs.mk
+TESTED := mariadb-server-core mariadb-client-core redis-tools gcc libc6-dev
 EXPORTER := prometheus-postgres-exporter
-WANTED_TESTED := for the tests: pg_cron, mysql_fdw, MariaDB, Redis, an exporter (Debian 12: postgresql-15-cron postgresql-15-mysql-fdw \
-  $(TESTED) $(EXPORTER))
+WANTED_TESTED := for the tests: pg_cron, mysql_fdw, MariaDB, Redis, gcc, the server's headers, an exporter (Debian 12: \
+  postgresql-15-cron postgresql-15-mysql-fdw postgresql-server-dev-15 $(TESTED) $(EXPORTER))
 
 packages:
 	@if [ -z "$(MISSING_VENV)$(MISSING_SERVER)$(MISSING_TESTED)" ]; then exit 0; fi; \
@@ -103,7 +120,7 @@ endef
 define INSTALL_TESTED
 version=15; [ -e /usr/lib/postgresql/15/lib/plpython3.so ] \
 	  || version=$$(ls /usr/lib/postgresql/*/lib/plpython3.so 2>/dev/null | cut -d/ -f5 | sort -n | tail -1); \
-	for package in postgresql-$$version-cron postgresql-$$version-mysql-fdw "$(TESTED)"; do \
+	for package in postgresql-$$version-cron postgresql-$$version-mysql-fdw postgresql-server-dev-$$version "$(TESTED)"; do \
 	  $(ROOT) apt-get install -qq -y --no-install-recommends $$package </dev/null || echo "Install: $(WANTED_TESTED)" >&2; \
 	done; \
 	if [ ! -e /usr/bin/$(EXPORTER) ]; then \

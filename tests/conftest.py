@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
+from pathlib import Path
 
 import psycopg
 import pytest
 from helpers.database import Database, query
 from helpers.forests import add_model, stump
+from helpers.kernel import library_for_server, may_lack_headers
 from helpers.releases import BEFORE
 from helpers.server import has_extension_files, install, may_lack, running_server
 from helpers.shop import FEATURES, make_orders
@@ -32,11 +35,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if "server" in getattr(item, "fixturenames", ()):
             item.add_marker("server")
+        if "kernel_library" in getattr(item, "fixturenames", ()):
+            item.add_marker("kernel")
     dsn = os.environ.get("RELIEF_TEST_DSN")
     lacking = {
         "extension": dsn and not has_extension_files(dsn),
         "releases": dsn and not has_extension_files(dsn, BEFORE),
         "own_cluster": dsn or os.environ.get("RELIEF_TEST_IMAGE"),
+        "kernel": may_lack_headers(),
+        "debian": shutil.which("dpkg-deb") is None,
         **{name: may_lack(name) for name in SERVER_LIBRARIES},
     }
     needing = [item for item in items if any(item.get_closest_marker(name) for name in lacking if lacking[name])]
@@ -63,6 +70,13 @@ def redis_socket() -> Iterator[str]:
     """Return the socket of a throwaway Redis server."""
     with running_redis() as socket:
         yield socket
+
+
+@pytest.fixture(scope="session")
+def kernel_library() -> Iterator[Path]:
+    """Return the kernel's library, compiled for the tests' server."""
+    with library_for_server() as library:
+        yield library
 
 
 @pytest.fixture(scope="session")

@@ -19,6 +19,8 @@ UNPINNED = {
     "relief._start": "pure Python, no SQL; a setting would cost a microsecond a row",
     "relief._load": "pure Python, no SQL; a setting would cost a microsecond a row",
     "relief._load_rule": "pure Python, no SQL; a setting would cost a microsecond a row",
+    "relief._have_telling": "pure Python, no SQL; a setting would cost a microsecond a row",
+    "relief._load_telling": "pure Python, no SQL; a setting would cost a microsecond a row",
     "relief._load_explainer": "pure Python, no SQL; a setting would cost a microsecond a row",
     "relief._pack": "pure Python, no SQL; a setting would cost a microsecond a row",
     "relief._score": "pure Python, no SQL; a setting would cost a microsecond a row",

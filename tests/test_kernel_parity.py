@@ -1,4 +1,4 @@
-"""The kernel without a server: by every path the leaves and scores of scikit-learn, the bits of the runtime's scores."""
+"""The kernel without a server: by every path the leaves of scikit-learn, and to the bit the runtime's scores."""
 
 from __future__ import annotations
 
@@ -56,7 +56,9 @@ def _packed(document: dict[str, Any]) -> bytes:
 
 def _runtime_scores(packed: Packed, rows: Floats) -> Floats:
     forest = Forest(packed)
-    return np.array([np.nan if score is None else score for score in map(forest.score, rows.tolist())], dtype=np.float64)
+    return np.array(
+        [np.nan if score is None else score for score in map(forest.score, rows.tolist())], dtype=np.float64
+    )
 
 
 def _assert_runtimes_scores(shim: Shim, packed: bytes, rows: Floats) -> Floats:
@@ -138,7 +140,16 @@ def test_forest_that_never_saw_a_missing_value_takes_rows_with_them(shim: Shim) 
 def test_thresholds_that_no_float32_stands_for_are_compared_as_doubles(shim: Shim) -> None:
     for split in (0.0, 0.1, 1e300, -1e300, 5e-324, float(np.nextafter(np.float32(1), np.float32(2)))):
         packed = _packed(stump(["x"], split=split))
-        beside = [split, np.nextafter(split, -np.inf), np.nextafter(split, np.inf), -split, np.inf, -np.inf, np.nan, 0.0]
+        beside = [
+            split,
+            np.nextafter(split, -np.inf),
+            np.nextafter(split, np.inf),
+            -split,
+            np.inf,
+            -np.inf,
+            np.nan,
+            0.0,
+        ]
         _assert_runtimes_scores(shim, packed, np.array(beside)[:, None])
         with shim.forest(packed) as forest:
             assert not forest.is_in_blocks

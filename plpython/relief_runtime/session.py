@@ -63,6 +63,11 @@ def have_rule(key: str, rule_key: str) -> bool:
     return key in _forests and rule_key in _rules
 
 
+def have_telling(rule_key: str) -> bool:
+    """Return whether this session holds the rule whose text has this checksum."""
+    return rule_key in _rules
+
+
 def load_rule(rule_key: str, text: str) -> None:
     """Keep a rule under the checksum of its text, forgetting the one used longest ago.
 

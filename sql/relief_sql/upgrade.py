@@ -90,7 +90,9 @@ begin
     select p.oid::regprocedure as signature, p.oid = any (open_to_all) as is_open
     from pg_catalog.pg_proc as p
     where p.pronamespace = 'relief'::regnamespace
-      and pg_catalog.has_function_privilege('public', p.oid, 'execute') <> (p.oid = any (open_to_all))
+      and (pg_catalog.has_function_privilege('public', p.oid, 'execute') <> (p.oid = any (open_to_all))
+           -- Just made: PUBLIC has the right by default, and in an installation by a grant.
+           or p.proacl is null)
   loop
     execute pg_catalog.format(case when f.is_open then 'grant execute on routine %%s to public'
                                    else 'revoke execute on routine %%s from public' end, f.signature);

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import shutil
 import subprocess
 import tempfile
@@ -34,14 +35,23 @@ def compile_c(target: Path, source: Path, *options: str) -> Path:
     return target
 
 
+def may_lack_headers() -> bool:
+    """Return whether the tests run on a server that isn't ours, or is named to us and lacks its headers."""
+    if os.environ.get("RELIEF_TEST_DSN") or os.environ.get("RELIEF_TEST_IMAGE"):
+        return True
+    named = os.environ.get("RELIEF_PG_BIN")
+    return named is not None and not any(Path(named).parent.glob("lib/**/pgxs/src/makefiles/pgxs.mk"))
+
+
 @contextmanager
-def library_for_server() -> Iterator[Path]:
-    """Yield the kernel's library, compiled for the server that the tests start."""
+def library_for_server(*options: str) -> Iterator[Path]:
+    """Yield the kernel's library, compiled with options for the server that the tests start."""
     pg_config = find_server() / "pg_config"
     with tempfile.TemporaryDirectory(prefix="relief-kernel-") as folder:
         command = ["make", "-C", folder, "-f", ROOT / "kernel" / "Makefile", f"VPATH={ROOT / 'kernel'}"]
-        options = [f"PG_CONFIG={pg_config}", "with_llvm=no", "PG_CFLAGS=-O2 -Werror -ffp-contract=off"]
-        subprocess.run([*command, *options], check=True, capture_output=True)
+        flags = " ".join(["-Werror", "-ffp-contract=off", *options])
+        command += [f"PG_CONFIG={pg_config}", "with_llvm=no", f"PG_CFLAGS={flags}"]
+        subprocess.run(command, check=True, capture_output=True)
         yield Path(folder) / LIBRARY
 
 
@@ -51,10 +61,26 @@ def library_place(connection: psycopg.Connection) -> Path:
 
 
 def give_library(connection: psycopg.Connection, library: Path) -> None:
-    """Put the kernel's library where a server that runs here finds it."""
+    """Put the kernel's library where a server that runs here finds it, for sessions that haven't loaded it yet."""
     place = library_place(connection)
-    if not place.exists():
-        shutil.copy2(library, place)
+    # A new file: sessions that have the old one keep it.
+    copy = place.with_suffix(".new")
+    shutil.copy2(library, copy)
+    copy.rename(place)
+
+
+@contextmanager
+def without_library(connection: psycopg.Connection, instead: bytes | None = None) -> Iterator[None]:
+    """Take the kernel's library away from a server for the length of a ``with`` block, or put bytes into its place."""
+    place = library_place(connection)
+    kept = place.with_suffix(".kept")
+    place.rename(kept)
+    if instead is not None:
+        place.write_bytes(instead)
+    try:
+        yield
+    finally:
+        kept.rename(place)
 
 
 class Shim:

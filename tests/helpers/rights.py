@@ -82,6 +82,7 @@ FUNCTIONS = {
     "set_mode": ("select relief.set_mode('orders', 'reject')", OF_OWNERS),
     "set_tolerance": ("select relief.set_tolerance('orders', 'a', 'up')", OF_OWNERS),
     "suggest_features": ("select * from relief.suggest_features('shop.orders')", who(WORKS, WORKS, NOT_THE_OWNER)),
+    "use_kernel": ("select relief.use_kernel(false)", OF_SUPERUSERS),
     "version": ("select relief.version()", OF_ADMINS),
 }
 
@@ -91,11 +92,15 @@ OPEN_TO_ALL = {
     "relief._have(text)",
     "relief._have_rule(text,text)",
     "relief._start()",
+    "relief._start_scoring()",
     "relief._fetch(text)",
     "relief._fetch_with_rule(text,text,text)",
     "relief._fetch_explainer(text)",
     "relief._load(text,text,bytea)",
     "relief._load_rule(text,text,text)",
+    "relief._have_telling(text)",
+    "relief._fetch_telling(text,text)",
+    "relief._load_telling(text,text,text)",
     "relief._load_explainer(text,text,text)",
     "relief._score(text,text,double precision[],text[])",
     "relief._document(text)",

@@ -84,6 +84,16 @@ as $python$
 $python$;
 comment on function relief._start() is 'Starts the runtime in this session, where it hasn''t been, and returns an empty text.';
 
+create function relief._start_scoring()
+  returns text
+  language sql
+  stable
+  parallel safe
+  cost 1
+  set search_path = pg_catalog, pg_temp
+return relief._start();
+comment on function relief._start_scoring() is 'Starts what scores in this session, where it hasn''t been, and returns an empty text.';
+
 create function relief._load(started text, key text, forest bytea)
   returns text
   language plpython3u
@@ -121,6 +131,36 @@ as $python$
 $python$;
 comment on function relief._load_rule(text, text, text) is
   'Keeps a rule under the checksum of its text in this session, and returns an empty text.';
+
+create function relief._have_telling(rule_key text)
+  returns text
+  language plpython3u
+  stable
+  strict
+  parallel safe
+  cost 50
+as $python$
+    runtime = GD.get("{{runtime_key}}")
+    return "" if runtime is not None and runtime.have_telling(rule_key) else None
+$python$;
+comment on function relief._have_telling(text) is
+  'Returns an empty text if this session can tell what is strange by the rule with this checksum, else NULL.';
+
+create function relief._load_telling(started text, rule_key text, rule text)
+  returns text
+  language plpython3u
+  stable
+  parallel safe
+  cost 1
+as $python$
+    try:
+        GD["{{runtime_key}}"].load_rule(rule_key, rule)
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        plpy.error("rule cannot be loaded: %s" % error, sqlstate="22023")
+    return ""
+$python$;
+comment on function relief._load_telling(text, text, text) is
+  'Keeps a rule under the checksum of its text in this session, to tell by what is strange, and returns an empty text.';
 
 create function relief._load_explainer(started text, key text, document text)
   returns text

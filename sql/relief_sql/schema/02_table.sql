@@ -239,7 +239,7 @@ create function relief._fetch(key text)
   parallel safe
   cost 10
   set search_path = pg_catalog, pg_temp
-return relief._load(relief._start(), key, relief._forest(key));
+return relief._load(relief._start_scoring(), key, relief._forest(key));
 comment on function relief._fetch(text) is 'Brings a model into this session and returns an empty text.';
 
 create function relief._fetch_with_rule(key text, rule_key text, rule text)
@@ -251,6 +251,16 @@ create function relief._fetch_with_rule(key text, rule_key text, rule text)
   set search_path = pg_catalog, pg_temp
 return relief._load_rule(rule_key, rule, coalesce(relief._have(key), relief._fetch(key)));
 comment on function relief._fetch_with_rule(text, text, text) is 'Brings a model and a rule into this session and returns an empty text.';
+
+create function relief._fetch_telling(rule_key text, rule text)
+  returns text
+  language sql
+  stable
+  parallel safe
+  cost 10
+  set search_path = pg_catalog, pg_temp
+return relief._load_telling(relief._start(), rule_key, rule);
+comment on function relief._fetch_telling(text, text) is 'Brings a rule to tell by into this session and returns an empty text.';
 
 create function relief._fetch_explainer(key text)
   returns text

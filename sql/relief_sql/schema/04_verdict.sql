@@ -137,8 +137,9 @@ begin
                m.checksum)
       when 'judgement' then relief._judge_text(d, m, rule)
       when 'explanation' then
-        format('relief._explanation(%L, %s, %s(numbers, categories), numbers, categories, entity, %s)',
-               rule_key, relief._rule_text(m, rule), relief._function_name(d, 'contributions'), relief._levels_text(d))
+        format('relief._explanation(%1$L, coalesce(relief._have_telling(%1$L), relief._fetch_telling(%1$L, %2$L)), '
+               '%3$s(numbers, categories), numbers, categories, entity, %4$s)',
+               rule_key, rule, relief._function_name(d, 'contributions'), relief._levels_text(d))
     end);
     perform relief._adopt_function(d, relief._generated(d, f.kind), f.description);
   end loop;

@@ -133,8 +133,8 @@ begin
     ('plpython3u is installed',
      case when exists (select from pg_extension where extname = 'plpython3u') then 'ok'
           else 'create extension plpython3u; -- on Debian first: apt install postgresql-plpython3-' || current_setting('server_version_num')::integer / 10000 end),
-    ('PL/Python scores as it should',
-     coalesce(relief._try_runtime(), 'ok')),
+    (case when relief._kernel_is_used() then 'the kernel scores as it should' else 'PL/Python scores as it should' end,
+     coalesce(relief._try_runtime() || relief._kernel_remedy(), 'ok')),
     ('no other Python shares the server',
      case when not exists (select from pg_extension where extname = 'pgml') then 'ok'
           else 'pgml and plpython3u in one session can crash it: keep them in different databases' end);

@@ -24,7 +24,8 @@ begin
   perform relief.grant_usage(role);
   execute format('grant execute on all functions in schema relief to %s', role);
   execute format('grant execute on all procedures in schema relief to %s', role);
-  execute format('revoke execute on function relief.grant_usage(regrole), relief.grant_admin(regrole), relief.grant_monitor(regrole) from %s', role);
+  execute format('revoke execute on function relief.grant_usage(regrole), relief.grant_admin(regrole), relief.grant_monitor(regrole), '
+                 'relief.use_kernel(boolean) from %s', role);
   execute format('grant select on all tables in schema relief to %s', role);
   execute format('grant insert, delete on relief.detector, relief.model to %s', role);
   execute format('grant insert on relief.feature to %s', role);
@@ -79,12 +80,16 @@ revoke execute on all functions in schema relief from public;
 revoke execute on all procedures in schema relief from public;
 grant execute on function
   relief._start(),
+  relief._start_scoring(),
   relief._have(text),
   relief._fetch(text),
   relief._load(text, text, bytea),
   relief._have_rule(text, text),
   relief._fetch_with_rule(text, text, text),
   relief._load_rule(text, text, text),
+  relief._have_telling(text),
+  relief._fetch_telling(text, text),
+  relief._load_telling(text, text, text),
   relief._have_explainer(text),
   relief._fetch_explainer(text),
   relief._load_explainer(text, text, text),

@@ -1,0 +1,39 @@
+"""The Debian package: what it needs, and that each file is where Debian's PostgreSQL looks for it."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+from helpers.kernel import ROOT
+from relief_runtime import __version__
+
+from relief_trainer.cluster import find_server
+
+
+@pytest.mark.kernel
+@pytest.mark.debian
+def test_package_holds_extension_and_kernel_for_one_version_of_postgresql(tmp_path: Path) -> None:
+    pg_config = find_server() / "pg_config"
+    library, share = (
+        subprocess.run([pg_config, option], check=True, capture_output=True, text=True).stdout.strip()
+        for option in ("--pkglibdir", "--sharedir")
+    )
+    command = ["sh", "kernel/deb.sh", __version__, pg_config, tmp_path]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    (package,) = tmp_path.iterdir()
+    major = package.name.split("-")[1]
+    fields = subprocess.run(["dpkg-deb", "-f", package], check=True, capture_output=True, text=True).stdout
+    assert f"Package: postgresql-{major}-relief\nVersion: {__version__}\n" in fields
+    assert f"Depends: postgresql-{major}, postgresql-plpython3-{major}, libc6 (>= 2." in fields
+    listed = subprocess.run(["dpkg-deb", "-c", package], check=True, capture_output=True, text=True).stdout
+    owners = {line.split()[1] for line in listed.splitlines()}
+    files = {line.split()[5] for line in listed.splitlines() if line.startswith("-")}
+    assert owners == {"root/root"}
+    assert files >= {
+        f".{library}/relief_kernel.so",
+        f".{share}/extension/relief.control",
+        f".{share}/extension/relief--{__version__}.sql",
+        f"./usr/share/doc/postgresql-{major}-relief/README.md",
+    }
