@@ -127,7 +127,7 @@ class Queue:
             configure=use_schema,
             min_size=1,
             max_size=4,
-            timeout=10.0,
+            timeout=5.0,
         )
         self._app = procrastinate.App(connector=connector)
         self._stalled_after = stalled_after
