@@ -189,3 +189,29 @@ def test_training_is_asked_for_by_drift_or_age_alone(world: World) -> None:
         world.app, "select version, details -> 'train' from relief.audit where action = 'consider' order by id"
     )
     assert logged == [(None, True), (1, False), (1, True)]
+
+
+def test_check_tells_what_no_worker_does_and_what_failed(world: World) -> None:
+    add_model(world.app, "orders", stump(FEATURES))
+    query(world.app, "select relief.promote('orders')")
+    query(world.app, "set timezone = 'UTC'")
+    check = "select result from relief.check() where \"check\" = 'detector orders'"
+    job = value(world.app, REQUEST)
+    query(world.app, "select relief.schedule('orders', refresh => '0 3 * * *')")
+    assert value(world.app, check) == "ok"
+    world.database.query("update relief.schedule set next_at = '2024-01-01 03:00+00'")
+    world.database.query("update relief.job set requested_at = '2024-01-01 04:00+00'")
+    assert value(world.app, check).splitlines() == [
+        "refresh is due since 2024-01-01 03:00:00+00, and no worker came by; relief worker",
+        f"job {job} waits since 2024-01-01 04:00:00+00, and no worker has it; relief worker",
+    ]
+    query(world.app, "select relief.schedule('orders')")
+    query(world.app, "select relief._start_job(%s)", job)
+    assert value(world.app, check) == "ok"
+    query(world.app, "select relief._fail_job(%s, 1, 'table shop.orders is empty', null, false)", job)
+    told = f"job {job}, the last train, has failed: table shop.orders is empty; relief jobs orders"
+    assert value(world.app, check) == told
+    job = value(world.app, REQUEST)
+    query(world.app, "select relief._start_job(%s)", job)
+    query(world.app, "select relief._finish_job(%s, 1, 'skipped')", job)
+    assert value(world.app, check) == "ok"

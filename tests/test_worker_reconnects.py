@@ -19,8 +19,7 @@ from relief_sql.assemble import artefacts
 
 from relief_trainer.cluster import Cluster, throwaway_cluster
 
-# It needs a server that can be stopped.
-pytestmark = pytest.mark.pgoutput
+pytestmark = pytest.mark.own_cluster
 
 
 @pytest.fixture

@@ -184,3 +184,26 @@ end
 $$;
 comment on function relief._cron_numbers(text, integer, integer, text[], integer) is
   'Returns the numbers that a field of a crontab names: lists of numbers, names, ranges, * and steps; NULL if it isn''t valid.';
+
+create function relief._check_jobs(d relief.detector)
+  returns setof text
+  language sql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+  select format('%s is due since %s, and no worker came by; relief worker', s.kind, s.next_at::timestamptz(0))
+  from relief.schedule as s
+  where s.detector = d.name and s.next_at < now() - interval '10 minutes'
+  union all
+  select format('job %s waits since %s, and no worker has it; relief worker', min(j.id), min(j.requested_at)::timestamptz(0))
+  from relief.job as j
+  where j.detector = d.name and j.state = 'queued'
+  having min(j.requested_at) < now() - interval '10 minutes'
+         and not exists (select from relief.job as r where r.detector = d.name and r.state in ('running', 'waiting'))
+  union all
+  select format('job %s, the last %s, has failed: %s; relief jobs %s', j.id, j.kind, j.error, relief._shell_quoted(d.name))
+  from (select distinct on (e.kind) e.* from relief.job as e
+        where e.detector = d.name and e.finished_at is not null and e.state <> 'cancelled' order by e.kind, e.id desc) as j
+  where j.state = 'failed'
+$$;
+comment on function relief._check_jobs(relief.detector) is 'Returns what no worker has done though it is due, and what has failed, each with what to do.';

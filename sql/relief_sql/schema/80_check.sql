@@ -53,6 +53,7 @@ begin
   if d.generated_by is distinct from relief.version() then
     return next format('its functions were made by Relief %s; select relief.regenerate(%L);', coalesce(d.generated_by, '0.1.0'), d.name);
   end if;
+  return query select * from relief._check_jobs(d);
   if d.promoted_version is null then
     return next format('no model is promoted; relief train %s --promote', relief._shell_quoted(d.name));
   end if;
