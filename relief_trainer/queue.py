@@ -20,7 +20,7 @@ from procrastinate import exceptions
 from procrastinate.jobs import Job as Nudge
 from procrastinate.schema import SchemaManager
 from procrastinate.utils import utcnow
-from psycopg import sql
+from psycopg import errors, sql
 
 from relief_trainer.connection import Connection
 from relief_trainer.detector import trusted_sql
@@ -39,6 +39,24 @@ def prepare(connection: Connection) -> str:
     ReliefError
         If the role may not make a schema, another role owns it, or workers of another release are at work.
     """
+    try:
+        return _prepare(connection)
+    except _MADE_MEANWHILE:
+        # Another worker of this role began at the same moment, and has made it by now.
+        connection.rollback()
+        return _prepare(connection)
+
+
+_MADE_MEANWHILE = (
+    errors.UniqueViolation,
+    errors.DuplicateSchema,
+    errors.DuplicateObject,
+    errors.DuplicateTable,
+    errors.DuplicateFunction,
+)
+
+
+def _prepare(connection: Connection) -> str:
     row = connection.execute(query("queue_schema")).fetchone() or {}
     schema = sql.Identifier(row["name"])
     digest = hashlib.sha256(SchemaManager.get_schema().encode()).hexdigest()[:12]
@@ -73,7 +91,7 @@ def _create_schema(connection: Connection, schema: sql.Identifier, database: str
     try:
         with connection.transaction():
             connection.execute(query("create_queue_schema", schema=schema))
-    except psycopg.errors.InsufficientPrivilege as error:
+    except errors.InsufficientPrivilege as error:
         owner = _quoted(connection, sql.Identifier(login))
         raise ReliefError(
             f'role "{login}" may not create its queue in database "{database}"',

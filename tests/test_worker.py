@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from click.testing import CliRunner, Result
@@ -12,7 +14,9 @@ from helpers.workers import TRAINING, Work, work_in
 from psycopg.conninfo import make_conninfo
 
 from relief_trainer.cli import main
+from relief_trainer.connection import connect
 from relief_trainer.errors import ReliefError
+from relief_trainer.queue import prepare
 from relief_trainer.worker import Options
 
 
@@ -219,6 +223,20 @@ def test_role_that_cannot_have_a_queue_is_told_what_to_do(work: Work) -> None:
     owner = work.world.mallory.info.user
     assert message == f'schema {queue} belongs to "{owner}", whose functions would run with the rights of "{work.role}"'
     assert hint == f'Ask its owner: drop schema "{queue}" cascade;'
+
+
+def test_workers_that_begin_at_once_share_a_queue(work: Work) -> None:
+    together = threading.Barrier(4)
+
+    def make(_: int) -> str:
+        with connect(work.database.dsn(work.role)) as connection:
+            together.wait(timeout=60)
+            return prepare(connection)
+
+    with ThreadPoolExecutor(4) as pool:
+        assert set(pool.map(make, range(4))) == {f"relief_queue_{work.role}"}
+    tables = "select count(*) from pg_class where relname = 'procrastinate_jobs' and relkind = 'r'"
+    assert work.database.value(tables) == 1
 
 
 def test_workers_of_two_releases_of_procrastinate_do_not_share_a_queue(work: Work) -> None:
