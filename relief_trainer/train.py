@@ -116,6 +116,10 @@ def train(
     rows, notes = usable_rows(detector.name, detector.features, drawn, place)
     if source:
         notes += _notes_on_expressions(detector)
+    deviations = sample.deviations(connection, detector, drawn.profile)
+    origin = _origin(connection, detector, source)
+    # Nobody is to wait for the table while trees grow; and whoever attaches locks the detector before the table.
+    connection.commit()
     with progress.step(f"growing {settings.trees} trees"):
         forest = fit(rows, [feature.name for feature in detector.features], settings)
     with progress.step("finding the threshold"):
@@ -125,8 +129,8 @@ def train(
         detector.features,
         threshold,
         drawn.profile,
-        document.Ordinary(parity.scikit_scores(forest, rows), sample.deviations(connection, detector, drawn.profile)),
-        _origin(connection, detector, source) | provenance(settings, drawn, len(rows)),
+        document.Ordinary(parity.scikit_scores(forest, rows), deviations),
+        origin | provenance(settings, drawn, len(rows)),
         drawn.encoders,
     )
     text = document.serialize(content)

@@ -200,6 +200,7 @@ as $$
 declare
   owner name;
 begin
+  perform relief._lock_catalog();
   select pg_get_userbyid(relowner) into strict owner from pg_class where oid = d.relation;
   if (select pg_get_userbyid(proowner) from pg_proc where oid = signature) <> owner then
     execute format('alter function %s owner to %I', signature, owner);
@@ -351,7 +352,7 @@ create function relief._create_score_function(d relief.detector, label text, aga
 as $$
 begin
   -- A string body: with a parsed one, ALTER TABLE … ALTER TYPE would fail because a function uses the row type.
-  execute format($sql$
+  perform relief._change_catalog(array[format($sql$
 create %s function %I.relief_score(o %s)
   returns pg_catalog.float8
   language sql
@@ -360,7 +361,7 @@ create %s function %I.relief_score(o %s)
 as %L$sql$,
     -- Again: the detector's own, which views may have come to depend on.
     case when again then 'or replace' else '' end,
-    relief._schema_of(d.relation), d.relation, label, relief._score_body(d));
+    relief._schema_of(d.relation), d.relation, label, relief._score_body(d))]);
   perform relief._adopt_function(
     d, relief._score_function(d.relation), 'the anomaly score of a row, in (0, 1], higher = more anomalous.');
 end

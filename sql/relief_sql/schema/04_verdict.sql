@@ -125,10 +125,9 @@ as $$
 declare
   rule constant text := relief._rule(d, m);
   rule_key constant text := relief._rule_key(rule);
-  f record;
 begin
-  for f in select * from relief._replaced_by_promote(d) loop
-    execute format('create or replace function %s return %s', f.signature, case f.kind
+  perform relief._change_catalog(array(
+    select format('create or replace function %s return %s', f.signature, case f.kind
       when 'verdict' then
         format('array[relief._score(%1$L, coalesce(relief._have(%1$L), relief._fetch(%1$L)), numbers, categories), '
                '%2$L::pg_catalog.float8, %3$s::pg_catalog.float8]', m.forest_checksum, m.threshold, m.version)
@@ -140,9 +139,9 @@ begin
         format('relief._explanation(%1$L, coalesce(relief._have_telling(%1$L), relief._fetch_telling(%1$L, %2$L)), '
                '%3$s(numbers, categories), numbers, categories, entity, %4$s)',
                rule_key, rule, relief._function_name(d, 'contributions'), relief._levels_text(d))
-    end);
-    perform relief._adopt_function(d, relief._generated(d, f.kind), f.description);
-  end loop;
+    end)
+    from relief._replaced_by_promote(d) as f));
+  perform relief._adopt_function(d, relief._generated(d, f.kind), f.description) from relief._replaced_by_promote(d) as f;
 end
 $$;
 comment on function relief._replace_verdict(relief.detector, relief.model) is 'Makes a detector''s verdict and judgement those of one model.';

@@ -403,7 +403,7 @@ begin
     group by made
     order by made::oid desc
   loop
-    execute format('drop function %s', generated);
+    perform relief._change_catalog(array[format('drop function %s', generated)]);
   end loop;
   perform relief._unschedule_refresh(d);
   perform relief._audit(d, 'drop', details => jsonb_build_object('drop_columns', drop_columns));

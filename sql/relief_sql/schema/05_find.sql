@@ -84,6 +84,19 @@ $$;
 comment on function relief._lock_detector(text) is
   'Returns a detector, locked: whoever makes, replaces or drops generated objects waits here, as concurrent CREATE OR REPLACE fails.';
 
+create function relief._lock_with_table(name text)
+  returns relief.detector
+  language plpgsql
+  set search_path = pg_catalog, pg_temp
+as $$
+begin
+  perform relief._lock_profile((relief._detector($1)).id);
+  return relief._lock_detector($1);
+end
+$$;
+comment on function relief._lock_with_table(text) is
+  'Returns a detector, locked for whoever locks its table next: a refresh, which reads the table before it locks the detector, has ended or waits.';
+
 create function relief._refuse_foreign_superuser(d relief.detector)
   returns void
   language plpgsql

@@ -25,9 +25,12 @@ create function relief.attach(
   set search_path = pg_catalog, pg_temp
 as $$
 declare
-  d relief.detector := relief._lock_detector(detector);
+  d relief.detector := relief._lock_with_table(detector);
   publications text;
 begin
+  perform relief._require_attachable(d);
+  -- Another detector may be about to be attached to the same table.
+  execute format('lock table only %s in access exclusive mode', d.relation);
   perform relief._require_attachable(d);
   perform relief._require_generated(d);
   d := relief._set_mode(d, mode, notify_columns, events_per_second, on_replica);
@@ -305,7 +308,7 @@ create function relief.detach(detector text, drop_columns boolean default false)
   set search_path = pg_catalog, pg_temp
 as $$
 declare
-  d constant relief.detector := relief._lock_detector(detector);
+  d constant relief.detector := relief._lock_with_table(detector);
 begin
   if relief._trigger_function(d) is null then
     raise exception 'detector "%" is not attached', d.name
@@ -377,7 +380,7 @@ begin
     execute format('drop trigger %I on %s', trigger_name, d.relation);
   end if;
   if trigger_function is not null then
-    execute format('drop function %s', trigger_function);
+    perform relief._change_catalog(array[format('drop function %s', trigger_function)]);
   end if;
 end
 $$;

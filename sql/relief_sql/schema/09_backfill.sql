@@ -10,6 +10,19 @@ as $$
 declare
   d constant relief.detector := relief._detector(detector);
 begin
+  perform relief._require_scoring(d);
+  return relief._leaves(d) || array(select c.oid::regclass from pg_class as c where c.oid = d.relation and c.relkind = 'r');
+end
+$$;
+comment on function relief._backfill_tables(text) is 'Returns the tables that hold a detector''s rows: the table, or the leaves of a partitioned one.';
+
+create function relief._require_scoring(d relief.detector)
+  returns void
+  language plpgsql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+begin
   if d.promoted_version is null then
     perform relief._no_model(d.name);
   end if;
@@ -20,10 +33,9 @@ begin
       using errcode = 'object_not_in_prerequisite_state',
             hint = format('Attach it: select relief.attach(%L); or: alter table %s enable trigger "~relief";', d.name, d.relation);
   end if;
-  return relief._leaves(d) || array(select c.oid::regclass from pg_class as c where c.oid = d.relation and c.relkind = 'r');
 end
 $$;
-comment on function relief._backfill_tables(text) is 'Returns the tables that hold a detector''s rows: the table, or the leaves of a partitioned one.';
+comment on function relief._require_scoring(relief.detector) is 'Raises an error unless what is written to a detector''s table is scored.';
 
 create function relief._lock_stale(
     detector text, relation regclass, started xid, how text, first_block bigint default null, end_block bigint default null)
@@ -35,6 +47,9 @@ declare
   d constant relief.detector := relief._detector(detector);
   places tid[];
 begin
+  -- Between two batches it may have been detached.
+  execute format('lock table only %s in row exclusive mode', relation);
+  perform relief._require_scoring(relief._detector(detector));
   -- A row that failed counts as done if it was written since the backfill started: age() counts transactions backwards from now.
   execute format($sql$
     select array(

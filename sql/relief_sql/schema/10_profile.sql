@@ -156,13 +156,22 @@ declare
   newest date;
 begin
   perform relief._require_primary();
-  insert into relief.refresh (detector_id) values (detector) on conflict do nothing;
-  select r.newest_day into strict newest from relief.refresh as r where r.detector_id = detector for update;
+  select r.newest_day into newest from relief.refresh as r where r.detector_id = detector for update;
+  if not found then
+    insert into relief.refresh (detector_id)
+    select d.id from relief.detector as d where d.id = detector for key share
+    on conflict do nothing;
+    select r.newest_day into newest from relief.refresh as r where r.detector_id = detector for update;
+    if not found then
+      raise exception 'the detector was dropped by another session'
+        using errcode = 'undefined_object', hint = 'List the detectors of tables that you own: select name from relief.detector;';
+    end if;
+  end if;
   return newest;
 end
 $$;
 comment on function relief._lock_profile(integer) is
-  'Locks a detector''s profile, and returns its newest day: whoever locks the detector too locks the profile first.';
+  'Locks a detector''s profile, and returns its newest day: whoever locks the detector too locks the profile first, and the table last.';
 
 create function relief._local_time_text(d relief.detector, row_name text)
   returns text

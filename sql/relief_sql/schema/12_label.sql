@@ -12,6 +12,8 @@ declare
 begin
   perform relief._require_primary();
   perform relief._require_key(d, key);
+  -- The detector before the table, as whoever drops it does.
+  perform from relief.detector as e where e.id = d.id for key share;
   begin
     execute format('select %s, %s from %s as o join %s on %s',
                    relief._key_text(d, 'o'), relief._day_text(d, 'o'), d.relation,

@@ -28,7 +28,7 @@ create function relief._create_explain_function(d relief.detector, label text, a
   set search_path = pg_catalog, pg_temp
 as $$
 begin
-  execute format($sql$
+  perform relief._change_catalog(array[format($sql$
 create %s function %I.relief_explain(o %s)
   returns table (
     feature pg_catalog.text, value pg_catalog.float8, expected pg_catalog.float8, z pg_catalog.float8, robust pg_catalog.float8,
@@ -38,7 +38,7 @@ create %s function %I.relief_explain(o %s)
   parallel %s
 as %L$sql$,
     case when again then 'or replace' else '' end,
-    relief._schema_of(d.relation), d.relation, label, relief._explain_query(d, 'o'));
+    relief._schema_of(d.relation), d.relation, label, relief._explain_query(d, 'o'))]);
   perform relief._adopt_function(
     d, relief._row_function(d.relation, 'relief_explain'), 'what is strange about a row, a feature a row, the most telling first.');
 end

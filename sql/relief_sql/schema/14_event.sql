@@ -75,6 +75,7 @@ declare
   owner constant name := (select pg_get_userbyid(relowner) from pg_class where oid = d.relation);
 begin
   if not has_function_privilege(owner, 'relief._is_told(text, regclass, text, integer, text)', 'execute') then
+    perform relief._lock_catalog();
     execute format('grant usage on schema relief to %I', owner);
     execute format('grant insert, select (id) on relief.event to %I', owner);
     execute format('grant insert (detector, detector_id, relation, key, row_values, model_version, score, severity, sentence), '

@@ -64,7 +64,7 @@ begin
     from unnest(relief._kinds(d)) as kind
     where old_schema <> d.schema_name and relief._generated(d, kind) is null and relief._generated_in(old_schema, d, kind) is not null
   loop
-    execute format('alter function %s set schema %I', left_behind, d.schema_name);
+    perform relief._change_catalog(array[format('alter function %s set schema %I', left_behind, d.schema_name)]);
   end loop;
 end
 $$;
@@ -89,7 +89,7 @@ begin
   for old in
     select relief._generated(d, k) from unnest(relief._kinds(d)) as k where relief._part_number(k) is not null and relief._generated(d, k) is not null
   loop
-    execute format('drop function %s', old);
+    perform relief._change_catalog(array[format('drop function %s', old)]);
   end loop;
   begin
     -- The bodies are PostgreSQL's own text of what was parsed once. Nothing of them is computed here.
@@ -126,6 +126,35 @@ begin
 end
 $$;
 comment on function relief._require_own_functions(relief.detector) is 'Raises an error if a function in the place of a generated one is somebody else''s.';
+
+create function relief._lock_to_regenerate(detector text)
+  returns void
+  language plpgsql
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  d relief.detector;
+begin
+  for d in select * from relief.detector as e where detector is null or e.name = detector order by e.id loop
+    begin
+      perform relief._lock_profile(d.id);
+    exception when undefined_object then
+      null;  -- dropped by another session
+    end;
+  end loop;
+  for d in select * from relief.detector as e where detector is null or e.name = detector order by e.id for no key update loop
+    begin
+      if relief._trigger_function(d) is not null then
+        execute format('lock table only %s in access exclusive mode', d.relation);
+      end if;
+    exception when lock_not_available or insufficient_privilege or wrong_object_type then
+      null;  -- told when its turn has come
+    end;
+  end loop;
+end
+$$;
+comment on function relief._lock_to_regenerate(text) is
+  'Locks what regenerating a detector, or all, locks, in the order in which all that do lock it: profiles, detectors, tables, the catalog.';
 
 create function relief._regenerate(d relief.detector)
   returns void
@@ -206,6 +235,7 @@ declare
   advice text;
 begin
   perform relief._require_primary();
+  perform relief._lock_to_regenerate(detector);
   if detector is null then
     perform relief._renew_grants();
   end if;

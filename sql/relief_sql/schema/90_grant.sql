@@ -7,6 +7,7 @@ create function relief.grant_usage(role regrole)
 as $$
 begin
   perform relief._require_primary();
+  perform relief._lock_catalog();
   execute format('grant usage on schema relief to %s', role);
   execute format('grant execute on function relief.score(text, jsonb), relief.detect(text, jsonb), relief._find(text), '
                  'relief.explain(text, jsonb), relief._require_columns(relief._target, jsonb), relief._table_changed(), '
