@@ -131,12 +131,20 @@ class Blocks:
         if self._uncompiled:
             self._rows_until_compiled -= 1
             if self._rows_until_compiled < 0:
-                position, roots = self._uncompiled.pop(0)
-                if max(map(self._trees.depth, roots)) <= MAX_COMPILED_DEPTH:
-                    self._blocks[position] = compile_block(self._trees, roots, self._leaves)
+                self._compile_next()
         for add_block in self._blocks:
             total = add_block(total, row)
         return total
+
+    def _compile_next(self) -> None:
+        position, roots = self._uncompiled.pop(0)
+        if max(map(self._trees.depth, roots)) > MAX_COMPILED_DEPTH:
+            return
+        try:
+            compiled = compile_block(self._trees, roots, self._leaves)
+        except MemoryError:
+            return  # walking goes on, which takes longer and no memory
+        self._blocks[position] = compiled
 
 
 def _walker(trees: Trees, roots: Sequence[int], leaves: Leaves) -> Block:

@@ -109,6 +109,8 @@ as $python$
         )
     try:
         {{runtime}}.load(key, forest)
+    except MemoryError:
+        plpy.error("out of memory", sqlstate="53200")
     except (KeyError, TypeError, ValueError) as error:
         plpy.error("model cannot be loaded: %s" % error, sqlstate="22023")
     return ""
@@ -125,6 +127,8 @@ create function relief._load_rule(rule_key text, rule text, loaded text)
 as $python$
     try:
         {{runtime}}.load_rule(rule_key, rule)
+    except MemoryError:
+        plpy.error("out of memory", sqlstate="53200")
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         plpy.error("rule cannot be loaded: %s" % error, sqlstate="22023")
     return ""
@@ -177,6 +181,8 @@ as $python$
         )
     try:
         {{runtime}}.load_explainer(key, document)
+    except MemoryError:
+        plpy.error("out of memory", sqlstate="53200")
     except (KeyError, TypeError, ValueError) as error:
         plpy.error("model cannot be explained: %s" % error, sqlstate="22023")
     return ""
@@ -193,6 +199,8 @@ create function relief._pack(started text, checksum text, document text)
 as $python$
     try:
         return {{runtime}}.pack(checksum, document)
+    except MemoryError:
+        plpy.error("out of memory", sqlstate="53200")
     except (KeyError, TypeError, ValueError) as error:
         too_large = getattr(error, "hint", None)
         plpy.error(
@@ -213,6 +221,8 @@ create function relief._score(key text, loaded text, numbers double precision[],
 as $python$
     try:
         return {{runtime}}.score(key, numbers, categories)
+    except MemoryError:
+        plpy.error("out of memory", sqlstate="53200")
     except (LookupError, TypeError, ValueError) as error:
         plpy.error("row cannot be scored: %s" % error, sqlstate="22023")
 $python$;
@@ -229,6 +239,8 @@ create function relief._contributions(key text, loaded text, numbers double prec
 as $python$
     try:
         return {{runtime}}.explain(key, numbers, categories)
+    except MemoryError:
+        plpy.error("out of memory", sqlstate="53200")
     except (LookupError, TypeError, ValueError) as error:
         plpy.error("score cannot be explained: %s" % error, sqlstate="22023")
 $python$;
@@ -252,6 +264,8 @@ create function relief._judge(
 as $python$
     try:
         return {{runtime}}.judge(key, rule_key, numbers, categories, entity, levels, in_full)
+    except MemoryError:
+        plpy.error("out of memory", sqlstate="53200")
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         plpy.error("row cannot be judged: %s" % error, sqlstate="22023")
 $python$;

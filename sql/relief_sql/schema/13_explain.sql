@@ -16,6 +16,8 @@ create function relief._explanation(
 as $python$
     try:
         return {{runtime}}.tell(rule_key, contributions, numbers, categories, entity, levels)
+    except MemoryError:
+        plpy.error("out of memory", sqlstate="53200")
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         plpy.error("row cannot be explained: %s" % error, sqlstate="22023")
 $python$;
