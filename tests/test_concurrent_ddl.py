@@ -59,6 +59,7 @@ def _acts(roles: list[str], chance: random.Random) -> dict[str, Act]:
         "promote": calling("promote", lambda: chance.randint(1, VERSIONS)),
         "attach": calling("attach"),
         "detach": calling("detach", boolean),
+        "set_mode": calling("set_mode", lambda: chance.choice(["flag", "notify", "quarantine"])),
         "refresh": calling("refresh_profile", boolean),
         "regenerate": calling("regenerate"),
         "regenerate all": lambda connection, _: query(connection, "select relief.regenerate()"),

@@ -22,6 +22,8 @@ from relief_trainer import connection as trainer_connection
 from relief_trainer.errors import ReliefError
 from relief_trainer.train import Settings, train
 
+pytestmark = [pytest.mark.own_cluster, pytest.mark.server]
+
 ROWS = 5_000
 WRITERS = 2
 

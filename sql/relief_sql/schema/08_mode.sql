@@ -10,7 +10,7 @@ create function relief.set_mode(
   set search_path = pg_catalog, pg_temp
 as $$
 declare
-  d relief.detector := relief._lock_detector(detector);
+  d relief.detector := relief._lock_with_table(detector);
 begin
   if relief._trigger_function(d) is null then
     raise exception 'detector "%" is not attached', d.name

@@ -69,6 +69,7 @@ begin
     raise exception 'role "%" may not read the statistics of all tables', (select rolname from pg_roles where oid = role)
       using errcode = 'invalid_grant_operation', hint = format('First: grant pg_monitor to %s;', role);
   end if;
+  perform relief._lock_catalog();
   execute format('grant usage on schema relief to %s', role);
   execute format('grant select on relief.metrics to %s', role);
   execute format('grant execute on function relief._health(integer), relief._owns(oid, name) to %s', role);
