@@ -159,6 +159,8 @@ create function relief._load_telling(started text, rule_key text, rule text)
 as $python$
     try:
         GD["{{runtime_key}}"].load_rule(rule_key, rule)
+    except MemoryError:
+        plpy.error("out of memory", sqlstate="53200")
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         plpy.error("rule cannot be loaded: %s" % error, sqlstate="22023")
     return ""
