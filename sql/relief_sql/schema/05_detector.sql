@@ -384,6 +384,7 @@ declare
   d relief.detector;
   generated regprocedure;
 begin
+  perform relief._require_primary();
   perform relief._lock_profile(e.id) from relief.detector as e where e.name = $1;
   select * into d from relief.detector as e where e.name = $1 for update;
   if not found then

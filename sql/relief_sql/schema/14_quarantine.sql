@@ -133,6 +133,7 @@ as $$
 declare
   q relief.quarantine;
 begin
+  perform relief._require_primary();
   select * into q from relief.quarantine as e where e.id = $1 for update;
   if not found then
     raise exception 'row % is not in quarantine', coalesce($1::text, 'NULL')

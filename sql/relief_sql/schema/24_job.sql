@@ -186,6 +186,7 @@ as $$
 declare
   job bigint;
 begin
+  perform relief._require_primary();
   -- The same job may begin, or end, between the two statements.
   loop
     insert into relief.job (detector, kind, options, scheduled_for) values (d.name, $2, $3, $4)
@@ -209,6 +210,7 @@ as $$
 declare
   j relief.job;
 begin
+  perform relief._require_primary();
   select * into j from relief.job as e where e.id = $1 for update;
   if not found then
     raise exception 'job % does not exist', job
