@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from relief_trainer import __version__
+from relief_trainer.command_backfill import backfill
 from relief_trainer.command_score import score
 from relief_trainer.command_train import train
 from relief_trainer.command_upgrade import uninstall, upgrade
@@ -247,6 +248,7 @@ def demo(dsn: str | None, keep: bool, load: bool) -> None:
 
 
 main.add_command(train)
+main.add_command(backfill)
 main.add_command(score)
 main.add_command(upgrade)
 main.add_command(uninstall)

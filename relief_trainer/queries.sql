@@ -276,3 +276,19 @@ comment on schema {schema} is {text};
 
 -- name: listen
 listen relief_job;
+
+-- name: backfill_start
+select relief._require_primary(), pg_catalog.xid(pg_catalog.pg_current_xact_id())::text as started;
+
+-- name: backfill_tables
+select t.relation::oid::bigint as relation, relief._blocks(t.relation) as blocks, relief._blocks_of_rows(t.relation, {batch_rows}) as batch,
+       greatest(c.reltuples, 0)::bigint as rows
+from unnest(relief._backfill_tables({name})) as t (relation)
+join pg_catalog.pg_class as c on c.oid = t.relation;
+
+-- name: backfill_rows
+select b.scored, b.settled
+from relief._backfill_rows({name}, {relation}::bigint::oid::regclass, {started}::xid, {how}, {first}::bigint, {end}::bigint) as b;
+
+-- name: backfill_end
+select relief._note_partitions({name}, true);
