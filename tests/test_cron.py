@@ -44,7 +44,7 @@ def clock(module_database: Database) -> Iterator[Database]:
     yield module_database
 
 
-@settings(max_examples=300)
+@settings(max_examples=150)
 @given(crontab=CRONTABS, moment=MOMENTS)
 def test_next_time_is_croniters(clock: Database, crontab: str, moment: datetime.datetime) -> None:
     try:

@@ -159,18 +159,6 @@ def test_jobs_and_schedule_go_with_their_detector(world: World) -> None:
     assert world.database.query("select kind from relief.schedule") == []
 
 
-def test_jobs_that_ended_long_ago_are_forgotten(world: World) -> None:
-    ended, running = value(world.app, REQUEST), value(world.app, "select relief.request_training('orders', true)")
-    query(world.app, "select relief.cancel_job(%s)", ended)
-    world.database.query("update relief.job set requested_at = now() - interval '1 year'")
-    forget = "select relief._forget_jobs(d, %s) from relief.detector as d"
-    assert value(world.app, forget, "1 day") == 0
-    world.database.query("update relief.job set finished_at = now() - interval '2 days' where finished_at is not null")
-    assert value(world.mallory, "select count(relief._forget_jobs(d, '0')) from relief.detector as d") == 0
-    assert value(world.app, forget, "1 day") == 1
-    assert query(world.app, "select id from relief.job") == [running]
-
-
 def test_training_is_asked_for_by_drift_or_age_alone(world: World) -> None:
     consider = "select train, reason from relief._consider_training('orders', %s, %s)"
     assert query(world.app, consider, True, None) == [(True, "no model is promoted")]

@@ -400,15 +400,3 @@ begin
 end
 $$;
 comment on function relief._promote_if_better(text, integer) is 'Promotes a version if relief._better says so, and logs why or why not.';
-
-create function relief._forget_jobs(d relief.detector, older_than interval)
-  returns bigint
-  language sql
-  set search_path = pg_catalog, pg_temp
-as $$
-  with forgotten as (
-    delete from relief.job as j where j.detector = d.name and j.finished_at < now() - older_than returning 1
-  )
-  select count(*) from forgotten
-$$;
-comment on function relief._forget_jobs(relief.detector, interval) is 'Deletes a detector''s jobs that ended longer ago, and returns how many.';
