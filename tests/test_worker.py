@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -254,6 +255,15 @@ def test_worker_that_reaches_no_server_ends_with_one_line_and_a_hint(work: Work)
         assert result.exit_code == 1
         assert "error: cannot reach the server: connection" in result.stderr
         assert "Traceback" not in result.output
+
+
+def test_worker_without_its_package_says_what_to_install(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "procrastinate", None)
+    for name in ("relief_trainer.worker", "relief_trainer.queue"):
+        monkeypatch.delitem(sys.modules, name)
+    result = relief(work, "worker", "--once")
+    assert result.exit_code == 1
+    assert result.stderr == "error: the package procrastinate is not installed\nhint: pip install '.[worker]'\n"
 
 
 def test_jobs_are_listed_newest_first(work: Work) -> None:
