@@ -46,6 +46,9 @@ def test_exporter_tells_what_the_view_tells_and_rules_fire_on_it(attached_world:
                     assert expected - 600 < value <= expected, name
         database.query("update relief.model set created_at = created_at - interval '31 days'")
         database.query("update relief.refresh set refreshed_at = refreshed_at - interval '25 hours'")
+        query(world.app, "insert into shop.orders (a, b) values (1, -6)")
+        query(world.app, "select relief.request_training('orders')")
+        query(world.app, "update relief.job set state = 'failed', finished_at = now()")
         query(world.app, "alter table shop.orders rename b to c")
         drift = "insert into relief.measured_drift (detector_id, feature, model_version, rows, verdict) values "
         database.query(

@@ -64,6 +64,42 @@ def test_metrics_follow_the_life_of_a_detector(world: World) -> None:
     assert metrics(app)["broken"] is True
 
 
+def test_failures_and_latency_come_from_events(attached_world: World) -> None:
+    app = attached_world.app
+    before = metrics(app)
+    assert before["failures_last_hour"] == before["failures_last_day"] == 0
+    assert before["scoring_ms_p50"] is None
+    query(app, "insert into shop.orders (a, b) values (-2, 1), (-3, 1), (-4, 1), (2, 1), (2, -6)")
+    after = metrics(app)
+    assert (after["anomalies_last_hour"], after["failures_last_hour"], after["failures_last_day"]) == (3, 1, 1)
+    measured = query(app, "select scoring_ms from relief.event where scoring_ms is not null")
+    assert (
+        0
+        < min(measured)
+        <= after["scoring_ms_p50"]
+        <= after["scoring_ms_p95"]
+        <= after["scoring_ms_p99"]
+        <= max(measured)
+    )
+
+
+def test_rows_held_in_quarantine_and_jobs_are_counted(world: World) -> None:
+    app = world.app
+    add_model(app, "orders", stump(FEATURES))
+    query(app, "select relief.promote('orders')")
+    query(app, "select relief.attach('orders', mode => 'quarantine')")
+    query(app, "insert into shop.orders (a, b) values (-2, 1), (2, 1)")
+    query(app, "select relief.request_training('orders')")
+    found = metrics(app)
+    assert (found["held_rows"], found["jobs_open"], found["jobs_failed_last_day"]) == (1, 1, 0)
+    query(app, "update relief.job set state = 'failed', finished_at = now()")
+    query(app, "delete from relief.quarantine")
+    found = metrics(app)
+    assert (found["held_rows"], found["jobs_open"], found["jobs_failed_last_day"]) == (0, 0, 1)
+    query(app, "update relief.job set finished_at = now() - interval '25 hours'")
+    assert metrics(app)["jobs_failed_last_day"] == 0
+
+
 def test_rows_written_are_those_that_the_server_counts(database: Database) -> None:
     database.query("create table public.part (a integer, b float8) partition by list (a)")
     database.query("create table public.part_1 partition of public.part for values in (1)")

@@ -334,7 +334,6 @@ comment on function relief._raise_lost_job(bigint) is 'Raises the error for an a
 
 create function relief._whether_to_train(d relief.detector, if_drifted boolean, max_age interval, out train boolean, out reason text)
   language plpgsql
-  stable
   set search_path = pg_catalog, pg_temp
 as $$
 declare
@@ -356,7 +355,7 @@ begin
     return;
   end if;
   if if_drifted then
-    select string_agg(format('%s (psi %s)', f.feature, f.psi), ', ') into drifted from relief.drift(d.name) as f where f.verdict like 'drifted%';
+    select string_agg(format('%s (psi %s)', f.feature, f.psi), ', ') into drifted from relief.measure_drift(d.name) as f where f.verdict like 'drifted%';
     if drifted is not null then
       reason := 'drifted: ' || drifted;
       return;

@@ -66,10 +66,14 @@ create view relief.metrics
 as
 with recent as (
   select e.detector, e.relation,
-         (sum(e.rows) filter (where e.happened_at > now() - interval '1 hour'))::bigint as in_hour,
-         sum(e.rows)::bigint as in_day
+         sum(e.rows) filter (where e.error is null and h.in_hour) as anomalies_in_hour,
+         sum(e.rows) filter (where e.error is null) as anomalies_in_day,
+         sum(e.rows) filter (where e.error is not null and h.in_hour) as failures_in_hour,
+         sum(e.rows) filter (where e.error is not null) as failures_in_day,
+         percentile_cont(array[0.5, 0.95, 0.99]) within group (order by e.scoring_ms) filter (where h.in_hour) as scoring_ms
   from relief.event as e
-  where e.happened_at > now() - interval '1 day' and e.error is null
+  cross join lateral (select e.happened_at > now() - interval '1 hour') as h (in_hour)
+  where e.happened_at > now() - interval '1 day'
   group by e.detector, e.relation
 )
 select
@@ -81,13 +85,21 @@ select
   extract(epoch from now() - r.refreshed_at)::double precision as profile_age_seconds,
   t.inserted as rows_inserted,
   t.updated as rows_updated,
-  coalesce(e.in_hour, 0) as anomalies_last_hour,
-  coalesce(e.in_day, 0) as anomalies_last_day,
+  coalesce(e.anomalies_in_hour, 0)::bigint as anomalies_last_hour,
+  coalesce(e.anomalies_in_day, 0)::bigint as anomalies_last_day,
+  coalesce(e.failures_in_hour, 0)::bigint as failures_last_hour,
+  coalesce(e.failures_in_day, 0)::bigint as failures_last_day,
+  (select count(*) from relief.quarantine as q where q.detector_id = d.id and q.state = 'held') as held_rows,
+  e.scoring_ms[1] as scoring_ms_p50,
+  e.scoring_ms[2] as scoring_ms_p95,
+  e.scoring_ms[3] as scoring_ms_p99,
   a.flagged as flagged_share,
   a.unscored as unscored_share,
   m.psi as drift_psi,
   m.drifted as drifted_features,
-  extract(epoch from now() - m.measured_at)::double precision as drift_age_seconds
+  extract(epoch from now() - m.measured_at)::double precision as drift_age_seconds,
+  j.open as jobs_open,
+  j.failed as jobs_failed_last_day
 from relief.detector as d
 cross join lateral relief._health(d.id) as h
 left join relief.model as p on p.detector_id = d.id and p.version = d.promoted_version
@@ -112,6 +124,11 @@ left join lateral (
   from relief.measured_drift as f
   where f.detector_id = d.id and f.model_version = d.promoted_version
   having count(*) > 0) as m (psi, drifted, measured_at) on true
+cross join lateral (
+  select count(*) filter (where k.state in ('queued', 'running', 'waiting')),
+         count(*) filter (where k.state = 'failed' and k.finished_at > now() - interval '1 day')
+  from relief.job as k
+  where k.detector = d.name) as j (open, failed)
 where relief._owns(d.relation, d.created_by) or pg_has_role('pg_read_all_stats', 'usage');
 comment on view relief.metrics is
   'Each detector in numbers: of those that you may act on or, for members of pg_read_all_stats such as pg_monitor, of all. Ages are in seconds.';
@@ -124,8 +141,15 @@ comment on column relief.metrics.rows_inserted is
   'Rows inserted into the table since the server''s statistics were reset, of transactions that failed too: while attached, so many were scored.';
 comment on column relief.metrics.rows_updated is 'Rows updated, likewise: scored again if a column that a feature reads had changed.';
 comment on column relief.metrics.anomalies_last_hour is 'Inserted rows of the last hour that were anomalies, by their events.';
+comment on column relief.metrics.failures_last_hour is 'Inserted rows of the last hour that couldn''t be scored, by their events.';
+comment on column relief.metrics.held_rows is 'Anomalies that wait in relief.quarantine.';
+comment on column relief.metrics.scoring_ms_p50 is
+  'How many milliseconds computing the features and judging them took for half of the rows of the last hour that left an event; of others it isn''t '
+  'measured. p95 and p99: for so many in a hundred.';
 comment on column relief.metrics.flagged_share is 'The share of the table''s rows that are flagged, as its last ANALYZE estimated it.';
 comment on column relief.metrics.unscored_share is 'The share of the table''s rows without a score, likewise: before attach, or failed, or without any feature.';
 comment on column relief.metrics.drift_psi is
   'The largest population stability index of a feature, as relief.measure_drift found it for the promoted version; NULL if it wasn''t called.';
 comment on column relief.metrics.drifted_features is 'How many features had drifted then: train again.';
+comment on column relief.metrics.jobs_open is 'Jobs of relief worker that are queued, running, or waiting to be tried again.';
+comment on column relief.metrics.jobs_failed_last_day is 'Jobs of relief worker that ended in failure during the last day.';

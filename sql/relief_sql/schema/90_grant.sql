@@ -65,6 +65,7 @@ create function relief.grant_monitor(role regrole)
   set search_path = pg_catalog, pg_temp
 as $$
 begin
+  perform relief._require_primary();
   if not pg_has_role(role, 'pg_read_all_stats', 'usage') then
     raise exception 'role "%" may not read the statistics of all tables', (select rolname from pg_roles where oid = role)
       using errcode = 'invalid_grant_operation', hint = format('First: grant pg_monitor to %s;', role);
