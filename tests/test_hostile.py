@@ -2,28 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-from collections.abc import Iterator
 
 import psycopg
 import pytest
 from helpers.database import Database, query, refused, value
 from helpers.forests import add_model, stump, told
+from helpers.hostile import nothing_changes
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from psycopg import Connection, sql
-
-# What an injected statement would change: roles, tables, rows, functions, settings.
-FINGERPRINT = """
-select (select string_agg(r::text, ',' order by oid) from pg_roles as r),
-       (select string_agg(c.oid || relname, ',' order by c.oid) from pg_class as c
-        where relnamespace >= 16384 and relkind in ('r', 'v')),
-       (select string_agg(p.oid || proname || proowner || coalesce(proacl::text, ''), ',' order by p.oid)
-        from pg_proc as p where p.oid >= 16384),
-       (select count(*) from public.victim),
-       current_setting('search_path'), current_setting('role'), current_setting('session_replication_role')
-"""
 
 
 @pytest.fixture(scope="module")
@@ -32,13 +20,6 @@ def connection(module_database: Database) -> Connection:
     query(connection, "create table public.victim (a integer, b float8, c text)")
     query(connection, "insert into public.victim values (1, 2, 'x')")
     return connection
-
-
-@contextlib.contextmanager
-def _nothing_changes(connection: Connection) -> Iterator[None]:
-    before = query(connection, FINGERPRINT)
-    yield
-    assert query(connection, FINGERPRINT) == before
 
 
 def _try(connection: Connection, features: list[str]) -> psycopg.Error | None:
@@ -134,7 +115,7 @@ INJECTIONS = [
 
 @pytest.mark.parametrize("expression", INJECTIONS)
 def test_injection_is_refused_and_not_executed(connection: Connection, expression: str) -> None:
-    with _nothing_changes(connection):
+    with nothing_changes(connection):
         refusal = _try(connection, [expression])
     assert refusal is not None
     assert refusal.sqlstate not in (None, "XX000")
@@ -142,7 +123,7 @@ def test_injection_is_refused_and_not_executed(connection: Connection, expressio
 
 
 def test_comment_at_the_end_of_an_expression_ends_with_it(connection: Connection) -> None:
-    with _nothing_changes(connection):
+    with nothing_changes(connection):
         assert _try(connection, ["a -- )", "b /* ) */", "a + b /* -- */ AS s"]) is None
 
 
@@ -153,7 +134,7 @@ def test_expression_that_ran_when_it_was_planned_could_change_nothing(connection
         "create function public.liar() returns integer language plpgsql immutable as "
         "'begin create role lied; return 1; end'",
     )
-    with _nothing_changes(connection):
+    with nothing_changes(connection):
         refusal = _try(connection, ["public.liar() + a"])
         assert refusal is not None
         assert "CREATE ROLE is not allowed in a non-volatile function" in str(refusal)
@@ -172,7 +153,7 @@ PIECES = st.lists(st.sampled_from(TOKENS), max_size=9)
 @given(PIECES)
 @settings(max_examples=250)
 def test_expression_glued_from_pieces_is_refused_or_harmless(connection: Connection, pieces: list[str]) -> None:
-    with _nothing_changes(connection):
+    with nothing_changes(connection):
         refusal = _try(connection, ["".join(pieces)])
     assert refusal is None or refusal.sqlstate not in (None, "XX000"), str(refusal)
 
@@ -200,6 +181,19 @@ QUOTES = "\"'$$;--/*%s%1$I%L{}\\"
 def test_any_names_of_schema_table_column_and_detector_work_through_the_life_cycle(
     connection: Connection, schema: str, table: str, column: str, detector: str
 ) -> None:
+    _live(connection, schema, table, column, detector)
+
+
+@pytest.mark.soak
+@given(names, names, names, names)
+@settings(max_examples=300)
+def test_hundreds_of_names_work_through_the_life_cycle(
+    connection: Connection, schema: str, table: str, column: str, detector: str
+) -> None:
+    _live(connection, schema, table, column, detector)
+
+
+def _live(connection: Connection, schema: str, table: str, column: str, detector: str) -> None:
     assume(not schema.startswith("pg_") and schema not in ("relief", "public", "information_schema"))
     assume(column not in ("error", "state"))
     named = {name: sql.Identifier(text) for name, text in (("s", schema), ("t", table), ("c", column))}
@@ -207,7 +201,7 @@ def test_any_names_of_schema_table_column_and_detector_work_through_the_life_cyc
     def run(statement: str) -> list[object]:
         return query(connection, sql.SQL(statement).format(**named).as_string(connection))
 
-    with _nothing_changes(connection):
+    with nothing_changes(connection):
         run("create schema {s}")
         try:
             run("create table {s}.{t} ({c} integer)")
@@ -252,7 +246,7 @@ def test_any_names_of_entity_time_and_key_work_in_profiles_explanations_labels_a
     def run(statement: str, *parameters: object) -> list[object]:
         return query(connection, sql.SQL(statement).format(**named).as_string(connection), *parameters)
 
-    with _nothing_changes(connection):
+    with nothing_changes(connection):
         run("create table public.hostile ({k} text primary key, {e} text, {t} timestamptz, a integer)")
         try:
             odd = "%s ' \" $$ \\ é"
@@ -351,5 +345,5 @@ def test_names_that_are_not_there_are_refused(connection: Connection, name: str,
         "select relief.score(%s, '{}')",
         "select relief.detect(%s, '{}')",
     ):
-        with _nothing_changes(connection), refused("42704", f'detector "{name}" does not exist'):
+        with nothing_changes(connection), refused("42704", f'detector "{name}" does not exist'):
             query(connection, statement, name)

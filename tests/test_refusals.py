@@ -287,6 +287,7 @@ def _changed(**changes: Any) -> str:
 HINT = "Store models with the trainer: relief train <detector>, or relief import <file>."
 DOCUMENT_REFUSALS = {
     "not JSON": ("__import__('os')", "22023", "model document is not JSON", HINT),
+    "key without quotes": ("{0: 1}", "22023", "model document is not JSON", HINT),
     "format": (_changed(format=2), "22023", "model document has format 2, not 1", HINT),
     "NaN": (_changed(samples=float("nan")), "22023", "model document contains NaN", HINT),
     "text for a number": (_changed(average_path_length="1"), "22023", '"average_path_length" of', HINT),

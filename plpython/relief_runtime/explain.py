@@ -13,7 +13,7 @@ from __future__ import annotations
 from relief_runtime import document
 from relief_runtime.encoder import encode
 from relief_runtime.forest import NAN
-from relief_runtime.trees import MAX_COMPILED_DEPTH, Blocks, Leaves
+from relief_runtime.trees import MAX_COMPILED_DEPTH, Blocks, Leaves, literal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def _add_changes(totals: list[float], changes: list[tuple[int, float]]) -> list[
 
 
 def _change_lines(changes: list[tuple[int, float]]) -> list[str]:
-    return [f"t{int(feature)} += {float(change)!r}" for feature, change in changes] or ["pass"]
+    return [f"t{int(feature)} += {literal(change)}" for feature, change in changes] or ["pass"]
 
 
 def _expected_path_lengths(trees: Trees, rows: Sequence[int]) -> list[float]:

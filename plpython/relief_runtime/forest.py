@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from relief_runtime.trees import Blocks, Leaves
+from relief_runtime.trees import Blocks, Leaves, literal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -68,6 +68,6 @@ def _path_lengths(trees: Trees) -> Leaves:
         of=trees.thresholds,
         add=lambda length, path_length: length + path_length,
         unpack="length = total",
-        write=lambda path_length: [f"length += {float(path_length)!r}"],
+        write=lambda path_length: [f"length += {literal(path_length)}"],
         result="length",
     )

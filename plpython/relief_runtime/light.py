@@ -63,6 +63,11 @@ def parse_json(text: str, parse_constant: Callable[[str], Any]) -> Any:
         value, end = _make_scanner(_Context(parse_constant))(text, 0)
     except StopIteration as stop:
         raise ValueError(f"no value at character {stop.value}") from None
+    except SystemError:
+        # What the scanner would raise is json's, and it doesn't look for that where nobody has imported it.
+        import json
+
+        return json.loads(text, parse_constant=parse_constant)
     if end != len(text):
         raise ValueError(f"more than one value, from character {end}")
     return value

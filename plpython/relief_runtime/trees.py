@@ -69,10 +69,19 @@ class Trees:
         return node
 
     def depth(self, root: int) -> int:
-        """Return the number of levels of a tree."""
-        deepest, stack = 0, [(root, 1)]
+        """Return the number of levels of a tree.
+
+        Raises
+        ------
+        ValueError
+            If it is none, as two ways lead to one node.
+        """
+        deepest, stack, ways = 0, [(root, 1)], 0
         while stack:
             node, level = stack.pop()
+            ways += 1
+            if ways > len(self.features):
+                raise ValueError("nodes are shared between subtrees")
             deepest = max(deepest, level)
             if self.features[node] >= 0:
                 stack += [(node + 1, level + 1), (node + self.steps[node], level + 1)]
@@ -157,20 +166,29 @@ def _walker(trees: Trees, roots: Sequence[int], leaves: Leaves) -> Block:
 
 
 def compile_block(trees: Trees, roots: Sequence[int], leaves: Leaves) -> Block:
-    """Compile trees to one function of a total and a row; see `Blocks`.
+    """Compile trees to one function of a total and a row; see `Blocks`."""
+    namespace: dict[str, Any] = {"__builtins__": {}}
+    exec(compile(block_source(trees, roots, leaves), "<relief forest>", "exec"), namespace)
+    # Taken out, or function and namespace would hold each other until the garbage collector happens by.
+    return namespace.pop("add_block")  # type: ignore[no-any-return]
 
-    Nothing but numbers may reach the source.
-    """
+
+def block_source(trees: Trees, roots: Sequence[int], leaves: Leaves) -> str:
+    """Return the Python source of a block: of all that trees hold, nothing but numbers may reach it."""
     used: set[int] = set()
     lines: list[str] = []
     for root in roots:
         _write_tree(trees, root, trees.size(root), 1, lines, used, leaves)
     values = [f" x{feature} = row[{feature}]" for feature in sorted(used)]
-    text = "\n".join(["def add_block(total, row):", f" {leaves.unpack}", *values, *lines, f" return {leaves.result}"])
-    namespace: dict[str, Any] = {"__builtins__": {}}
-    exec(compile(text, "<relief forest>", "exec"), namespace)
-    # Taken out, or function and namespace would hold each other until the garbage collector happens by.
-    return namespace.pop("add_block")  # type: ignore[no-any-return]
+    return "\n".join(["def add_block(total, row):", f" {leaves.unpack}", *values, *lines, f" return {leaves.result}"])
+
+
+def literal(number: float) -> str:
+    """Return a number as Python reads it: infinities have no literal of their own, but 1e999 reads as one."""
+    number = float(number)
+    if number != number:
+        return "(1e999 - 1e999)"
+    return repr(number) if abs(number) != INFINITY else "1e999" if number > 0 else "-1e999"
 
 
 def _write_tree(
@@ -182,18 +200,21 @@ def _write_tree(
         lines += [indent + line for line in leaves.write(leaves.of[node])]
         return
     used.add(feature)
-    # An infinite threshold has no literal, but 1e999 reads as one.
-    literal = "1e999" if trees.thresholds[node] == INFINITY else repr(float(trees.thresholds[node]))
+    threshold = literal(trees.thresholds[node])
     step = trees.steps[node]
     left, right = (node + 1, step - 1), (node + step, size - step)
     # The larger subtree comes first, right behind the comparison: most rows go there, and find it in the cache.
     # Every comparison with NaN is false, which decides how the condition is put.
     if left[1] >= right[1]:
         first, second = left, right
-        condition = f"not x{int(feature)} > {literal}" if trees.missing_left[node] else f"x{int(feature)} <= {literal}"
+        condition = (
+            f"not x{int(feature)} > {threshold}" if trees.missing_left[node] else f"x{int(feature)} <= {threshold}"
+        )
     else:
         first, second = right, left
-        condition = f"x{int(feature)} > {literal}" if trees.missing_left[node] else f"not x{int(feature)} <= {literal}"
+        condition = (
+            f"x{int(feature)} > {threshold}" if trees.missing_left[node] else f"not x{int(feature)} <= {threshold}"
+        )
     lines.append(f"{indent}if {condition}:")
     _write_tree(trees, *first, level + 1, lines, used, leaves)
     lines.append(f"{indent}else:")

@@ -225,7 +225,7 @@ as $python$
         return {{runtime}}.score(key, numbers, categories)
     except MemoryError:
         plpy.error("out of memory", sqlstate="53200")
-    except (LookupError, TypeError, ValueError) as error:
+    except (ArithmeticError, LookupError, TypeError, ValueError) as error:
         plpy.error("row cannot be scored: %s" % error, sqlstate="22023")
 $python$;
 comment on function relief._score(text, text, double precision[], text[]) is
@@ -243,7 +243,7 @@ as $python$
         return {{runtime}}.explain(key, numbers, categories)
     except MemoryError:
         plpy.error("out of memory", sqlstate="53200")
-    except (LookupError, TypeError, ValueError) as error:
+    except (ArithmeticError, LookupError, TypeError, ValueError) as error:
         plpy.error("score cannot be explained: %s" % error, sqlstate="22023")
 $python$;
 comment on function relief._contributions(text, text, double precision[], text[]) is
