@@ -203,3 +203,15 @@ def test_check_tells_what_no_worker_does_and_what_failed(world: World) -> None:
     query(world.app, "select relief._start_job(%s)", job)
     query(world.app, "select relief._finish_job(%s, 1, 'skipped')", job)
     assert value(world.app, check) == "ok"
+
+
+def test_candidate_that_promote_refuses_is_not_promoted_and_the_log_says_why(world: World) -> None:
+    add_model(world.app, "orders", stump(FEATURES))
+    world.database.query("update relief.feature set name = 'other' where name = 'a'")
+    ((promoted, reason),) = query(world.app, "select promoted, reason from relief._promote_if_better('orders', 1)")
+    assert (promoted, reason) == (
+        False,
+        'version 1 takes the features {a,log_b}, but detector "orders" has {other,log_b}',
+    )
+    assert query(world.app, "select reason from relief.audit where action = 'compare'") == [reason]
+    assert value(world.app, "select promoted_version from relief.detector") is None

@@ -392,10 +392,16 @@ declare
   d constant relief.detector := relief._present_detector(detector);
 begin
   select b.better, b.reason into promoted, reason from relief._better(d.name, $2) as b;
-  perform relief._audit(d, 'compare', $2, reason, jsonb_build_object('better', promoted));
   if promoted then
-    perform relief.promote(d.name, $2);
+    begin
+      perform relief.promote(d.name, $2);
+    exception when object_not_in_prerequisite_state then
+      -- However well it compares, what promote refuses is not promoted.
+      promoted := false;
+      reason := sqlerrm;
+    end;
   end if;
+  perform relief._audit(d, 'compare', $2, reason, jsonb_build_object('better', promoted));
 end
 $$;
 comment on function relief._promote_if_better(text, integer) is 'Promotes a version if relief._better says so, and logs why or why not.';
