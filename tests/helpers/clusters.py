@@ -16,14 +16,16 @@ class Standby(Cluster):
 
     def __init__(self, primary: Cluster) -> None:
         self._primary = primary
-        super().__init__({"max_connections": "60"})
+        # Not by pg_basebackup --write-recovery-conf: a newer one writes options that an older server doesn't know.
+        super().__init__({"max_connections": "60", "primary_conninfo": primary.dsn()})
 
     def _initialize(self) -> None:
-        arguments = [str(self.bin / "pg_basebackup"), "--pgdata", str(self.directory / "data"), "--write-recovery-conf"]
+        arguments = [str(self.bin / "pg_basebackup"), "--pgdata", str(self.directory / "data")]
         arguments += ["--checkpoint", "fast", "--no-sync", "--dbname", self._primary.dsn()]
         process = self._run(subprocess.Popen, arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         output, _ = process.communicate()
         assert process.returncode == 0, output.decode(errors="replace")
+        (self.directory / "data" / "standby.signal").touch()
 
     def catch_up(self, seconds: float = 60.0) -> None:
         """Wait until all that the primary has done by now is here."""
