@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import click
 
 from relief_trainer import __version__
 from relief_trainer.command_backfill import backfill
+from relief_trainer.command_life import log, promote, retire, rollback
 from relief_trainer.command_score import score
 from relief_trainer.command_train import train
 from relief_trainer.command_upgrade import uninstall, upgrade
 from relief_trainer.command_worker import jobs, worker
 from relief_trainer.errors import ReliefError
-from relief_trainer.options import print_json, version_number, with_dsn, with_json
+from relief_trainer.options import print_json, print_table, version_number, with_dsn, with_json
 
 
 class _Group(click.Group):
@@ -61,7 +61,7 @@ def install(dsn: str | None) -> None:
     with connect(dsn) as connection:
         checks = run(connection)
     click.echo(f"Relief {__version__} is installed")
-    _print_table(["check", "result"], checks)
+    print_table([{"check": name, "result": result} for name, result in checks])
 
 
 @main.command()
@@ -112,7 +112,7 @@ def list_detectors(dsn: str | None, as_json: bool) -> None:
     elif not rows:
         click.echo("no detectors; make one: select relief.create_detector('name', 'schema.table', array['column', …]);")
     else:
-        _print_table(list(rows[0]), [list(row.values()) for row in rows])
+        print_table(rows)
 
 
 @main.command()
@@ -135,30 +135,6 @@ def show(name: str, dsn: str | None, as_json: bool) -> None:
         print_json(description)
     else:
         click.echo(render(description))
-
-
-@main.command()
-@click.argument("name")
-@click.argument("version", callback=version_number, required=False)
-@with_dsn
-@with_json
-def promote(name: str, version: int | None, dsn: str | None, as_json: bool) -> None:
-    """Make a version the one that scores, the newest unless VERSION is given.
-
-    \b
-    Example:
-      relief promote flights 2
-    """
-    from relief_trainer.connection import connect
-    from relief_trainer.queries import query
-
-    with connect(dsn) as connection:
-        row = connection.execute(query("promote", detector=name, version=version)).fetchone() or {}
-        connection.commit()
-    if as_json:
-        print_json({"detector": name, "version": row["promote"]})
-    else:
-        click.echo(f"{name}: version {row['promote']} is promoted")
 
 
 @main.command()
@@ -247,16 +223,5 @@ def demo(dsn: str | None, keep: bool, load: bool) -> None:
     run(keep=keep)
 
 
-main.add_command(train)
-main.add_command(backfill)
-main.add_command(score)
-main.add_command(upgrade)
-main.add_command(uninstall)
-main.add_command(worker)
-main.add_command(jobs)
-
-
-def _print_table(header: Sequence[str], rows: Iterable[Sequence[Any] | Mapping[str, Any]]) -> None:
-    from relief_trainer.show import table
-
-    click.echo(table(header, [list(row) for row in rows]))
+for command in (train, backfill, score, upgrade, uninstall, worker, jobs, promote, rollback, retire, log):
+    main.add_command(command)

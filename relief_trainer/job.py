@@ -130,7 +130,7 @@ def _train(connection: Connection, job: Job) -> Outcome:
         version = train(connection, job.detector, _settings(options), stored=note).version
     promoted = None
     if options.get("promote"):
-        connection.execute(query("promote", detector=job.detector, version=version))
+        connection.execute(query("promote", detector=job.detector, version=version, force=False, reason=reason))
         promoted = True
     elif options.get("promote_if_better"):
         decision = retraining.promote_if_better(connection, job.detector, version)

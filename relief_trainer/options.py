@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import click
@@ -51,3 +51,10 @@ def version_number(ctx: click.Context, _: click.Parameter, value: str | None) ->
 def print_json(value: Any) -> None:
     """Print a value as JSON that can be piped."""
     click.echo(json.dumps(value, ensure_ascii=False, indent=2, default=str))
+
+
+def print_table(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Print rows under their names, aligned."""
+    from relief_trainer.show import table
+
+    click.echo(table(list(rows[0]), [list(row.values()) for row in rows]))

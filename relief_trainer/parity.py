@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,9 @@ from relief_trainer.errors import ReliefError
 Floats = npt.NDArray[np.float64]
 Categories = Sequence[Sequence[str | None]]
 
+# Rows that the server compares again, and the share of their values that is missing.
+PROBES = 16
+MISSING = 0.1
 UNSEEN = "\N{WHITE QUESTION MARK ORNAMENT} no training row has this"
 
 
@@ -63,8 +66,12 @@ def as_server_keeps(document_text: str) -> Packed:
     return unpack(content, checksum(content))
 
 
-def check(forest: IsolationForest, document: Mapping[str, Any], rows: Floats, categories: Categories = ()) -> None:
+def check(
+    forest: IsolationForest, document: Mapping[str, Any], rows: Floats, categories: Categories = ()
+) -> dict[str, Any]:
     """Raise an error unless the runtime agrees with scikit-learn on every row, on every tree's leaf and on the score.
+
+    Returns what the document is to tell of it under ``parity``.
 
     Parameters
     ----------
@@ -85,13 +92,55 @@ def check(forest: IsolationForest, document: Mapping[str, Any], rows: Floats, ca
             f"the model differs from scikit-learn in {wrong_leaves} leaves of {len(rows)} rows and is not stored",
             "Report this with the versions that `relief --version` prints.",
         )
-    expected = scikit_scores(forest, rarity.encoded(document["encoders"], _features(document), numbers, texts))
+    encoders, features = document["encoders"], _features(document)
+    expected = scikit_scores(forest, rarity.encoded(encoders, features, numbers, texts))
     actual = runtime_scores(serialize(document), numbers, texts)
     if not np.array_equal(np.isnan(expected), np.isnan(actual)) or ulps(expected, actual) > 1:
         raise ReliefError(
             f"the model's scores differ from scikit-learn's by {ulps(expected, actual):g} ULP and it is not stored",
             "Report this with the versions that `relief --version` prints.",
         )
+    return proof(document, len(rows), lambda *given: scikit_scores(forest, rarity.encoded(encoders, features, *given)))
+
+
+def proof(
+    document: Mapping[str, Any], rows_compared: int, score: Callable[[Floats, Categories], Floats]
+) -> dict[str, Any]:
+    """Return what a document tells of its comparison with scikit-learn, with probes for the server to compare again.
+
+    The probes are made of the document's thresholds and categories: they give away no row of the table.
+    """
+    generator = np.random.default_rng(0)
+    kinds = [feature.kind for feature in _features(document)]
+    numbers = np.full((PROBES, len(kinds)), np.nan)
+    for position, values in _thresholds(document).items():
+        beside = np.concatenate([values, np.nextafter(values, -np.inf), np.nextafter(values, np.inf)])
+        numbers[:, position] = np.where(generator.random(PROBES) < MISSING, np.nan, generator.choice(beside, PROBES))
+    numbers[:, [kind == "category" for kind in kinds]] = np.nan
+    listed = [[*encoder["values"], None, UNSEEN] for encoder in _encoders(document)]
+    texts = [[values[generator.integers(len(values))] for values in listed] for _ in range(PROBES)]
+    given = zip(_with_none(numbers), texts, _with_none(score(numbers, texts)), strict=True)
+    probes = [{"numbers": row, "categories": categories, "score": expected} for row, categories, expected in given]
+    return {"rows": rows_compared, "probes": probes}
+
+
+def _thresholds(document: Mapping[str, Any]) -> dict[int, Floats]:
+    """Return the thresholds of the features that are split on, by the feature's position."""
+    found: dict[int, list[float]] = {}
+    for tree in document["trees"]:
+        for feature, value in zip(tree["feature"], tree["value"], strict=True):
+            if feature >= 0 and value is not None:
+                found.setdefault(feature, []).append(value)
+    return {position: np.array(values, dtype=np.float64) for position, values in found.items()}
+
+
+def _encoders(document: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return the encoders of the categories, in their order."""
+    return [document["encoders"][feature.name] for feature in _features(document) if feature.kind == "category"]
+
+
+def _with_none(values: Floats) -> list[Any]:
+    return np.where(np.isnan(values), None, values).tolist()  # type: ignore[call-overload, no-any-return]
 
 
 def _as_given(document: Mapping[str, Any], rows: Floats, categories: Categories) -> tuple[Floats, Categories]:

@@ -25,10 +25,12 @@ order by d.name;
 select name, expression, kind from relief.feature where detector_id = {detector_id} order by position;
 
 -- name: models
-select version, threshold, threshold_origin, created_at, created_by, checksum
-from relief.model
-where detector_id = {detector_id}
-order by version;
+select m.version, s.stage, m.threshold, m.threshold_origin, m.created_at, m.created_by, m.checksum
+from relief.model as m
+join relief.detector as d on d.id = m.detector_id
+join relief.model_stage as s on s.detector = d.name and s.version = m.version
+where d.id = {detector_id}
+order by m.version;
 
 -- name: document
 select version, document, checksum
@@ -140,7 +142,19 @@ select pg_catalog.now() as trained_at, session_user as role, pg_catalog.current_
 select relief.add_model({detector}, {document}, {checksum});
 
 -- name: promote
-select relief.promote({detector}, {version}::integer);
+select relief.promote({detector}, {version}::integer, {force}, {reason}::text);
+
+-- name: rollback
+select relief.rollback({detector}, {reason}::text);
+
+-- name: retire
+select relief.retire({detector}, {version}, {reason}::text);
+
+-- name: log
+select happened_at, role, action, version, reason, details
+from relief.audit
+where detector = {detector}
+order by id;
 
 -- name: installation
 -- Without to_regclass, which fails for roles without rights on the schema.

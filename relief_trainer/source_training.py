@@ -54,12 +54,11 @@ def train_document(
         _origin(source, name) | train.provenance(settings, drawn, len(rows)),
         drawn.encoders,
     )
-    text = document.serialize(content)
-    limits.refuse_more("characters", len(text))
+    limits.refuse_more("characters", len(document.serialize(content)))
     with progress.step("comparing with scikit-learn"):
-        parity.check(forest, content, drawn.rows[:CHECKED_ROWS], drawn.categories[:CHECKED_ROWS])
+        content["parity"] = parity.check(forest, content, drawn.rows[:CHECKED_ROWS], drawn.categories[:CHECKED_ROWS])
     told = Trained(name, 0, False, threshold.value, threshold.origin, len(rows), 0, total, drawn.counted, notes)
-    return text, told
+    return document.serialize(content), told
 
 
 def column_features(columns: Sequence[str], categories: Sequence[str] = ()) -> list[Feature]:

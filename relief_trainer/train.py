@@ -133,18 +133,17 @@ def train(
         origin | provenance(settings, drawn, len(rows)),
         drawn.encoders,
     )
-    text = document.serialize(content)
-    limits.refuse_more("characters", len(text))
+    limits.refuse_more("characters", len(document.serialize(content)))
     with progress.step("comparing with scikit-learn"):
-        parity.check(forest, content, drawn.rows[:CHECKED_ROWS], drawn.categories[:CHECKED_ROWS])
+        content["parity"] = parity.check(forest, content, drawn.rows[:CHECKED_ROWS], drawn.categories[:CHECKED_ROWS])
     with progress.step("storing the model"):
-        version = archive.store(connection, name, text)
+        version = archive.store(connection, name, document.serialize(content))
         if stored:
             stored(version)
         connection.commit()
     if promote:
         with progress.step(f"promoting version {version}"):
-            connection.execute(query("promote", detector=name, version=version))
+            connection.execute(query("promote", detector=name, version=version, force=False, reason=None))
             connection.commit()
     return Trained(
         name,

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import psycopg
 import pytest
 from helpers.database import Database, query, value
-from helpers.forests import add_model, stump
+from helpers.forests import add_model, proven, stump
 from helpers.rights import (
     FILLED,
     FORBIDDEN,
@@ -36,7 +36,7 @@ from relief_runtime.document import checksum
 from relief_trainer.document import serialize
 
 PROFILE = {name: {**told, "edges": [0.0], "shares": [0.5, 0.5]} for name, told in stump(FEATURES)["profile"].items()}
-DOCUMENT = serialize(stump(FEATURES, profile=PROFILE))
+DOCUMENT = serialize(proven(stump(FEATURES, profile=PROFILE)))
 Roles = dict[str, Connection]
 
 # Of a schema's functions: the signature, the name, whether it is overloaded, and a call with a NULL for each argument.

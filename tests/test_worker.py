@@ -98,11 +98,11 @@ def test_worker_trains_only_if_asked_for_by_drift_or_age(work: Work) -> None:
     assert logged == [
         ("consider", None, work.role, "no model is promoted"),
         ("train", 1, work.role, None),
-        ("promote", 1, work.role, None),
+        ("promote", 1, work.role, "no model is promoted"),
         ("consider", 1, work.role, skipped["reason"]),
         ("consider", 1, work.role, drifted["reason"]),
         ("train", 2, work.role, None),
-        ("promote", 2, work.role, None),
+        ("promote", 2, work.role, drifted["reason"]),
     ]
 
 

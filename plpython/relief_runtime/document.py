@@ -11,6 +11,8 @@ A document (format 1) is one JSON object:
 ``threshold``             ``{"value": float, "origin": "contamination" | "fixed", ...}``
 ``ordinary``              ``{"scores": [...], "deviations": [...]}`` or null for either, or left out: what ordinary rows
                           have at `PROBABILITIES`, ascending
+``parity``                ``{"rows": int, "probes": [probe, ...]}`` or null, or left out: how many rows were compared
+                          with scikit-learn, and some to be compared again, see `relief_runtime.proof`
 ``profile``, ``provenance``  what the trainer saw; not read here
 
 A tree lists its nodes in preorder, a node's left child right behind it, in four lists of one length:
@@ -27,6 +29,12 @@ An encoder, see `relief_runtime.encoder`, gives each category a number:
 ``missing``  the number of NULL
 ``other``    the number of every category that isn't listed
 
+A probe is a row with the score that scikit-learn gives it:
+
+``numbers``     one number a feature, null where it is missing or a category
+``categories``  one text a category, or null
+``score``       the score, null if every feature is missing
+
 Preorder fixes every right child, so a document can hold neither a cycle nor a shared subtree.
 """
 
@@ -41,6 +49,7 @@ from relief_runtime.trees import INFINITY, Trees
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
 FORMAT = 1
@@ -48,6 +57,8 @@ FORMAT = 1
 LIMITS = {"characters": 64 * 1024 * 1024, "features": 1_600, "trees": 2_000, "nodes": 2_000_000}
 MAX_ROWS = 2**40
 MAX_RARITY = 1_000
+MAX_PROBES = 100
+MAX_NUMBER = 1.7976931348623157e308
 KINDS = ("number", "category")
 ORIGINS = ("contamination", "fixed")
 
@@ -69,16 +80,26 @@ class LimitError(DocumentError):
 
 
 class Document:
-    """What a model document tells of its forest: trees, each node's training rows, the features' kinds and encoders."""
+    """What a model document tells of its forest: trees, each node's training rows, the features' kinds and encoders.
+
+    ``probes`` are rows with scikit-learn's scores, None where the document tells of no comparison.
+    """
 
     def __init__(
-        self, trees: Trees, rows: list[int], kinds: list[str], encoders: list[Encoder], path_length_divisor: float
+        self,
+        trees: Trees,
+        rows: list[int],
+        kinds: list[str],
+        encoders: list[Encoder],
+        path_length_divisor: float,
+        probes: list[dict[str, Any]] | None,
     ) -> None:
         self.trees = trees
         self.rows = rows
         self.kinds = kinds
         self.encoders = encoders
         self.path_length_divisor = path_length_divisor
+        self.probes = probes
 
 
 def checksum(text: str) -> str:
@@ -116,6 +137,7 @@ def read(text: str, expected_checksum: str) -> Document:
     if threshold.get("origin") not in ORIGINS:
         raise DocumentError(f"the threshold's origin {threshold.get('origin')!r} is not one of {', '.join(ORIGINS)}")
     _check_ordinary(content.get("ordinary"))
+    probes = _read_probes(content.get("parity"), kinds)
     roots: list[int] = []
     parts: tuple[list[Any], ...] = ([], [], [], [], [])
     for position, tree in enumerate(trees):
@@ -126,7 +148,7 @@ def read(text: str, expected_checksum: str) -> Document:
             part += of_tree
         refuse_more("nodes", len(parts[0]))
     *nodes, rows = parts
-    return Document(Trees(roots, *nodes), rows, kinds, encoders, divisor * len(trees))
+    return Document(Trees(roots, *nodes), rows, kinds, encoders, divisor * len(trees), probes)
 
 
 def _parse(text: str) -> dict[str, Any]:
@@ -180,6 +202,33 @@ def _check_ordinary(ordinary: Any) -> None:
             raise DocumentError(f'"{name}" of ordinary rows is not all numbers')
         if sorted(quantiles) != quantiles:
             raise DocumentError(f'"{name}" of ordinary rows does not ascend')
+
+
+def _read_probes(parity: Any, kinds: list[str]) -> list[dict[str, Any]] | None:
+    if parity is None:
+        return None
+    if type(parity) is not dict or type(parity.get("rows")) is not int or type(parity.get("probes")) is not list:
+        raise DocumentError('"parity" of the model document is not an object with rows and probes')
+    probes: list[dict[str, Any]] = parity["probes"]
+    if not 1 <= len(probes) <= MAX_PROBES:
+        raise DocumentError(f"model document has {len(probes)} probes, not 1 to {MAX_PROBES}")
+    for position, probe in enumerate(probes):
+        if type(probe) is not dict or not (
+            _all_of(probe.get("numbers"), len(kinds), lambda number: _is_number(number, -MAX_NUMBER, MAX_NUMBER))
+            and _all_of(probe.get("categories"), kinds.count("category"), lambda text: type(text) is str)
+            and _all_of([probe.get("score")], 1, lambda score: _is_number(score, 0, 1))
+        ):
+            raise DocumentError(f"probe {position} of the model document is not numbers, categories and a score")
+    return probes
+
+
+def _all_of(values: Any, count: int, holds: Callable[[Any], bool]) -> bool:
+    """Return whether this is a list of so many values of which each is None or holds."""
+    return type(values) is list and len(values) == count and all(value is None or holds(value) for value in values)
+
+
+def _is_number(value: Any, minimum: float, maximum: float) -> bool:
+    return type(value) in (int, float) and minimum <= value <= maximum
 
 
 def _read_features(content: dict[str, Any]) -> tuple[list[str], list[str]]:

@@ -58,6 +58,16 @@ def pack(checksum: str, text: str) -> bytes:
     return packed.pack(document.read(text, checksum))
 
 
+def problem(checksum: str, text: str, packed_checksum: str, packed: bytes) -> str | None:
+    """Return what is wrong with a stored model, None if nothing is; see `proof.problem`."""
+    from relief_runtime import proof
+
+    try:
+        return proof.problem(checksum, text, packed_checksum, packed)
+    except ValueError as error:
+        return str(error)
+
+
 def have_rule(key: str, rule_key: str) -> bool:
     """Return whether this session holds a forest and the rule whose text has this checksum."""
     return key in _forests and rule_key in _rules

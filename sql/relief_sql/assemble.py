@@ -37,6 +37,7 @@ RUNTIME_MODULES = (
     "relief_runtime.light",
     "relief_runtime.ordinary",
     "relief_runtime.packed",
+    "relief_runtime.proof",
     "relief_runtime.session",
     "relief_runtime.telling",
     "relief_runtime.trees",

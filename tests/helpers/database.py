@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import time
 from typing import Any, LiteralString, cast
 
 import psycopg
@@ -59,6 +60,11 @@ class Database:
     def value(self, statement: str, *parameters: object) -> Any:
         """Run a statement as the superuser and return the one value that it gives."""
         return value(self.superuser, statement, *parameters)
+
+    def wait_until_blocked(self, session: psycopg.Connection) -> None:
+        """Return when what a session runs waits for another session."""
+        while not self.value("select cardinality(pg_blocking_pids(%s)) > 0", session.info.backend_pid):
+            time.sleep(0.01)
 
     def drop(self) -> None:
         """Drop the database and its roles."""

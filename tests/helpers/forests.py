@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import psycopg
-from relief_runtime.document import PROBABILITIES, checksum
+from relief_runtime.document import PROBABILITIES, DocumentError, checksum, read
 from sklearn.ensemble import IsolationForest
 
 from helpers.database import query, value
 from relief_trainer.document import Feature, Ordinary, Threshold, build, serialize
-from relief_trainer.parity import scikit_scores, to_float32
+from relief_trainer.parity import proof, runtime_scores, scikit_scores, to_float32
 
 
 @dataclass(frozen=True)
@@ -72,8 +72,20 @@ def train(
 
 def add_model(connection: psycopg.Connection, detector: str, document: dict[str, Any] | str) -> int:
     """Store a document with its right checksum."""
-    text = document if isinstance(document, str) else serialize(document)
+    text = document if isinstance(document, str) else serialize(proven(document))
     return value(connection, "select relief.add_model(%s, %s, %s)", detector, text, checksum(text))
+
+
+def proven(document: dict[str, Any]) -> dict[str, Any]:
+    """Return a document with the proof that a trainer's carries, by its own scores; one that can't be read as it is."""
+    if "parity" in document:
+        return document
+    text = serialize(document)
+    try:
+        read(text, checksum(text))
+    except DocumentError:
+        return document
+    return {**document, "parity": proof(document, 1, lambda *given: runtime_scores(text, *given))}
 
 
 def stump(

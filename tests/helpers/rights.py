@@ -77,6 +77,8 @@ FUNCTIONS = {
     "request_training": ("select relief.request_training('orders')", OF_OWNERS),
     "schedule": ("select * from relief.schedule('orders', train => '0 3 * * *')", OF_OWNERS),
     "release": ("select relief.release(1)", who(NOT_AS_SUPERUSER, WORKS, UNSEEN_ROW)),
+    "retire": ("select relief.retire('orders', 3)", OF_OWNERS),
+    "rollback": ("select relief.rollback('orders')", OF_OWNERS),
     "schedule_refresh": ("select relief.schedule_refresh('orders')", who(NOT_AS_SUPERUSER, WITHOUT_CRON, UNSEEN)),
     "score": ("""select relief.score('orders', '{"a": -2, "b": 1}')""", OF_USERS),
     "set_mode": ("select relief.set_mode('orders', 'reject')", OF_OWNERS),
@@ -145,7 +147,8 @@ RELATIONS = {
     "label": "insert, update, delete",
     "measured_drift": "insert, update",
     "metrics": "",
-    "model": "insert, delete",
+    "model": "insert, update (promoted_at, retired_at), delete",
+    "model_stage": "",
     "profile": "insert, update, delete",
     "quarantine": "insert (detector, detector_id, relation, key, row_values, model_version, score, severity, "
     "sentence), update (relation, key, row_values, state, resolved_at, resolved_by, reason, releasing_in), delete",
@@ -167,6 +170,9 @@ FILLED = (
     "select relief.measure_drift('orders')",
     "select relief.request_training('orders')",
     "select relief.schedule('orders', train => '0 3 * * *')",
+    "insert into relief.model (detector_id, version, document, checksum) "
+    "select detector_id, n, document, checksum from relief.model, generate_series(2, 3) as n",
+    "select relief.promote('orders', 2)",
 )
 
 # What is made beside the table "orders", in a schema that all but the stranger may use.

@@ -33,3 +33,10 @@ create constraint trigger settle
   for each row when (new.is_summary)
   execute function relief._settle_event();
 alter table relief.event enable always trigger settle;
+alter table relief.model
+  add column column_types text[],
+  add column promoted_at timestamptz,
+  add column retired_at timestamptz;
+-- When was not kept; what is promoted next has a way back to it.
+update relief.model as m set promoted_at = m.created_at
+from relief.detector as d where d.id = m.detector_id and d.promoted_version = m.version;

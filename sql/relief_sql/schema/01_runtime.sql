@@ -214,6 +214,18 @@ $python$;
 comment on function relief._pack(text, text, text) is
   'Validates a model document wholly, against its checksum, and returns its forest in the form that sessions score with.';
 
+create function relief._problem(started text, checksum text, document text, forest_checksum text, forest bytea)
+  returns text
+  language plpython3u
+  stable
+  parallel safe
+  cost 1
+as $python$
+    return GD["{{runtime_key}}"].problem(checksum, document, forest_checksum, forest)
+$python$;
+comment on function relief._problem(text, text, text, text, bytea) is
+  'Returns NULL if a stored forest is that of its document and scores the document''s probes as scikit-learn did, else what is wrong.';
+
 create function relief._score(key text, loaded text, numbers double precision[], categories text[])
   returns double precision
   language plpython3u

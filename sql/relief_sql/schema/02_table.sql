@@ -151,6 +151,9 @@ create table relief.model (
   features         text[] not null,
   created_at       timestamptz not null default pg_catalog.now(),
   created_by       name not null default current_user,
+  column_types     text[],
+  promoted_at      timestamptz,
+  retired_at       timestamptz,
   unique (detector_id, version),
   constraint version_counts_from_one check (version >= 1),
   constraint threshold_is_a_score check (threshold >= 0 and threshold <= 1)
@@ -159,7 +162,7 @@ create table relief.model (
 alter table relief.model alter column forest set storage external;
 create index model_checksum_idx on relief.model (checksum);
 create index model_forest_checksum_idx on relief.model (forest_checksum);
-comment on table relief.model is 'One fitted forest a row, immutable, numbered 1, 2, 3… within its detector.';
+comment on table relief.model is 'One fitted forest a row, immutable but for its stage, numbered 1, 2, 3… within its detector.';
 comment on column relief.model.document is 'The model document: JSON with a format number, validated wholly before it is stored.';
 comment on column relief.model.checksum is 'SHA-256 of the document.';
 comment on column relief.model.forest is 'The document''s forest, packed: what a session scores with. Made from the document, always.';
@@ -167,6 +170,9 @@ comment on column relief.model.forest_checksum is 'SHA-256 of the packed forest,
 comment on column relief.model.threshold is 'The score from which a row is an anomaly; taken from the document.';
 comment on column relief.model.threshold_origin is 'Where the threshold came from: contamination or fixed; taken from the document.';
 comment on column relief.model.features is 'The names of the features that the model takes, in order; taken from the document.';
+comment on column relief.model.column_types is 'Of what types the columns of relief.detector.columns were when the model was stored.';
+comment on column relief.model.promoted_at is 'When it was last made the one that scores; no two of a detector at the same time.';
+comment on column relief.model.retired_at is 'When it was put out of service, by relief.retire or relief.rollback.';
 
 -- Rows of a detector belong to whoever has the rights of the table's owner; of a table that is gone, to whoever made the detector.
 
@@ -291,7 +297,8 @@ end
 $$;
 comment on function relief._check_model() is 'Refuses a document that cannot be scored with, and takes the columns beside it from the document.';
 
+-- A stage changes nothing that is in the document: packing that again would take longer than a promotion.
 create trigger check_model
-  before insert or update on relief.model
+  before insert or update of document, checksum, forest, forest_checksum, threshold, threshold_origin, features on relief.model
   for each row execute function relief._check_model();
 comment on trigger check_model on relief.model is 'No model is stored that the runtime has not validated wholly.';

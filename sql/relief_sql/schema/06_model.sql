@@ -1,4 +1,4 @@
--- Models: store, promote.
+-- Models: store, choose, put into service.
 
 create function relief.add_model(detector text, document text, checksum text)
   returns integer
@@ -12,8 +12,8 @@ declare
 begin
   perform relief._lock_profile(d.id);
   d := relief._lock_detector(detector);
-  insert into relief.model (detector_id, version, document, checksum)
-  select d.id, coalesce(max(e.version), 0) + 1, $2, $3
+  insert into relief.model (detector_id, version, document, checksum, column_types)
+  select d.id, coalesce(max(e.version), 0) + 1, $2, $3, relief._column_types(d)
   from relief.model as e where e.detector_id = d.id
   returning * into strict m;
   perform relief._require_features(d, m);
@@ -70,6 +70,20 @@ end
 $$;
 comment on function relief._require_features(relief.detector, relief.model) is 'Raises an error if a model takes other features than its detector has.';
 
+create function relief._column_types(d relief.detector)
+  returns text[]
+  language sql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+  select array(
+    select format_type(a.atttypid, null)
+    from unnest(d.columns) with ordinality as c (name, n)
+    left join pg_attribute as a on a.attrelid = d.relation and a.attname = relief._column_now(d, c.name) and not a.attisdropped
+    order by c.n)
+$$;
+comment on function relief._column_types(relief.detector) is 'Returns the types of the columns that a detector reads, in their order; NULL for one that is gone.';
+
 create function relief._model_of(d relief.detector, version integer)
   returns relief.model
   language plpgsql
@@ -81,38 +95,45 @@ declare
 begin
   select * into m
   from relief.model as e
-  where e.detector_id = d.id and e.version = coalesce($2, e.version)
+  where e.detector_id = d.id and (e.version = $2 or $2 is null and e.retired_at is null)
   order by e.version desc
   limit 1;
-  if not found then
-    raise exception 'detector "%" has no model%', d.name, coalesce(' of version ' || $2, '')
-      using errcode = 'undefined_object',
-            hint = coalesce(
-              (select 'The versions are: ' || string_agg(e.version::text, ', ' order by e.version) || '.' from relief.model as e where e.detector_id = d.id),
-              format('Train one: relief train %s', relief._shell_quoted(d.name)));
+  if found then
+    return m;
   end if;
-  return m;
+  select * into m from relief.model as e where e.detector_id = d.id order by e.version desc limit 1;
+  if not found then
+    raise exception 'detector "%" has no model', d.name
+      using errcode = 'undefined_object', hint = format('Train one: relief train %s', relief._shell_quoted(d.name));
+  elsif version is null then
+    raise exception 'all versions of detector "%" are retired', d.name
+      using errcode = 'object_not_in_prerequisite_state',
+            hint = format('Train another: relief train %s', relief._shell_quoted(d.name));
+  end if;
+  raise exception 'detector "%" has no model of version %', d.name, version
+    using errcode = 'undefined_object',
+          hint = format('The versions are: %s.',
+                        (select string_agg(e.version::text, ', ' order by e.version) from relief.model as e where e.detector_id = d.id));
 end
 $$;
-comment on function relief._model_of(relief.detector, integer) is 'Returns a version of a detector, the newest without a number, or raises an error.';
+comment on function relief._model_of(relief.detector, integer) is
+  'Returns a version of a detector''s models, the newest that isn''t retired unless one is given, or raises an error.';
 
-create function relief.promote(detector text, version integer default null)
-  returns integer
+create function relief._put_into_service(d relief.detector, m relief.model)
+  returns void
   language plpgsql
   set search_path = pg_catalog, pg_temp
 as $$
-declare
-  d constant relief.detector := relief._lock_detector(detector);
-  m constant relief.model := relief._model_of(d, version);
 begin
-  perform relief._require_features(d, m);
-  perform relief._require_generated(d);
   perform relief._replace_verdict(d, m);
   update relief.detector as e set promoted_version = m.version where e.id = d.id;
+  -- A clock may stand still or go back; the order in which versions were promoted doesn't.
+  update relief.model as e
+  set promoted_at = greatest(
+        clock_timestamp(), (select max(other.promoted_at) + interval '1 microsecond' from relief.model as other where other.detector_id = d.id)),
+      retired_at = null
+  where e.id = m.id;
   perform relief._note_attributes(d.name);
-  perform relief._audit(d, 'promote', m.version, details => jsonb_build_object('previous', d.promoted_version));
-  return m.version;
 end
 $$;
-comment on function relief.promote(text, integer) is
-  'Makes a version, the newest unless one is given, the one that scores: for every transaction that starts after this one commits.';
+comment on function relief._put_into_service(relief.detector, relief.model) is 'Makes a model the one that scores.';
