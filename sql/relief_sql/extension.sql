@@ -13,6 +13,7 @@ select pg_catalog.pg_extension_config_dump('relief.stale_day', '');
 select pg_catalog.pg_extension_config_dump('relief.label', '');
 select pg_catalog.pg_extension_config_dump('relief.event', '');
 select pg_catalog.pg_extension_config_dump('relief.event_id_seq', '');
+select pg_catalog.pg_extension_config_dump('relief.retention', '');
 select pg_catalog.pg_extension_config_dump('relief.audit', '');
 select pg_catalog.pg_extension_config_dump('relief.audit_id_seq', '');
 select pg_catalog.pg_extension_config_dump('relief.measured_drift', '');

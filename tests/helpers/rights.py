@@ -80,9 +80,11 @@ FUNCTIONS = {
     "retire": ("select relief.retire('orders', 3)", OF_OWNERS),
     "rollback": ("select relief.rollback('orders')", OF_OWNERS),
     "schedule_refresh": ("select relief.schedule_refresh('orders')", who(NOT_AS_SUPERUSER, WITHOUT_CRON, UNSEEN)),
+    "set_retention": ("select relief.set_retention('orders', 1)", OF_OWNERS),
     "score": ("""select relief.score('orders', '{"a": -2, "b": 1}')""", OF_USERS),
     "set_mode": ("select relief.set_mode('orders', 'reject')", OF_OWNERS),
     "set_tolerance": ("select relief.set_tolerance('orders', 'a', 'up')", OF_OWNERS),
+    "vacuum": ("select relief.vacuum('orders')", OF_OWNERS),
     "suggest_features": ("select * from relief.suggest_features('shop.orders')", who(WORKS, WORKS, NOT_THE_OWNER)),
     "use_kernel": ("select relief.use_kernel(false)", OF_SUPERUSERS),
     "version": ("select relief.version()", OF_ADMINS),
@@ -134,7 +136,7 @@ OPEN_TO_MONITORS = {"relief._health(integer)", "relief._owns(oid,name)"}
 # that are no admins see and do nothing.
 RELATIONS = {
     "anomaly": "",
-    "audit": "insert (detector, relation, created_by, action, version, reason, details)",
+    "audit": "insert (detector, relation, created_by, action, version, reason, details), delete",
     "bucket": "insert, update, delete",
     "detector": "insert, update (relation, schema_name, table_name, columns, attributes, attributes_of, partitions, "
     "time_column, entity, promoted_version, generated_by, mode, notify_columns, "
@@ -153,6 +155,7 @@ RELATIONS = {
     "quarantine": "insert (detector, detector_id, relation, key, row_values, model_version, score, severity, "
     "sentence), update (relation, key, row_values, state, resolved_at, resolved_by, reason, releasing_in), delete",
     "refresh": "insert, update, delete",
+    "retention": "insert, update",
     "schedule": "insert (detector, kind, cron, options, next_at), update (next_at), delete",
     "stale_day": "insert, update, delete",
     "status": "",
@@ -173,6 +176,7 @@ FILLED = (
     "insert into relief.model (detector_id, version, document, checksum) "
     "select detector_id, n, document, checksum from relief.model, generate_series(2, 3) as n",
     "select relief.promote('orders', 2)",
+    "select relief.set_retention('orders', 5)",
 )
 
 # What is made beside the table "orders", in a schema that all but the stranger may use.

@@ -32,22 +32,42 @@ create policy own_detector on relief.audit for insert with check (exists (
   where d.name = audit.detector and d.relation = audit.relation and d.created_by = audit.created_by));
 comment on policy own_detector on relief.audit is 'Of those detectors alone on which one may act.';
 
+create function relief._is_past_limit(entry relief.audit)
+  returns boolean
+  language sql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+  select entry.happened_at < now() - (relief._retention(entry.detector, entry.relation)).audit
+$$;
+comment on function relief._is_past_limit(relief.audit) is 'Whether an entry of the log is older than its detector keeps them.';
+
+create policy past_limit on relief.audit for delete using (relief._owns(relation, created_by) and relief._is_past_limit(audit));
+comment on policy past_limit on relief.audit is 'What is older than the detector''s limit goes, as by relief.vacuum; nothing else.';
+
 create function relief._refuse_change_of_audit()
   returns trigger
   language plpgsql
   set search_path = pg_catalog, pg_temp
 as $$
 begin
+  if tg_op = 'DELETE' and relief._is_past_limit(old) then
+    return old;
+  end if;
   raise exception 'entries of relief.audit cannot be changed or deleted'
-    using errcode = 'insufficient_privilege', hint = 'Whatever was done can be undone by doing more: see relief.promote.';
+    using errcode = 'insufficient_privilege', hint = 'What is past its limit goes by: select * from relief.vacuum();';
 end
 $$;
 comment on function relief._refuse_change_of_audit() is 'Keeps what is in the log as it is, from superusers'' mistakes too.';
 
 create trigger refuse_change
-  before update or delete or truncate on relief.audit
+  before update or truncate on relief.audit
   for each statement execute function relief._refuse_change_of_audit();
 comment on trigger refuse_change on relief.audit is 'The log is appended to, never changed.';
+create trigger refuse_deletion
+  before delete on relief.audit
+  for each row execute function relief._refuse_change_of_audit();
+comment on trigger refuse_deletion on relief.audit is 'What is past its limit may go.';
 
 create function relief._audit(d relief.detector, action text, version integer default null, reason text default null, details jsonb default null)
   returns void

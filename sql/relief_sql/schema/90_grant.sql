@@ -49,6 +49,8 @@ begin
                  'select (id, detector_id, relation, created_by, releasing_in) on relief.quarantine to %s with grant option', role);
   -- Who did it, and when, is what it is: those columns can't be given.
   execute format('grant insert (detector, relation, created_by, action, version, reason, details) on relief.audit to %s', role);
+  execute format('grant insert, update on relief.retention to %s', role);
+  execute format('grant delete on relief.audit to %s', role);
   -- Events outlive their detector; how long, their owner decides.
   execute format('grant delete on relief.event to %s', role);
   execute format('grant update (relation, key, row_values, state, resolved_at, resolved_by, reason, releasing_in), delete on relief.quarantine to %s', role);
