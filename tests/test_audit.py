@@ -33,7 +33,7 @@ def test_every_step_of_a_detector_s_life_is_logged(world: World) -> None:
         ("train", 2, None, {"checksum": checksums[1]}),
         ("promote", 1, None, {"previous": None}),
         ("promote", 2, None, {"previous": 1}),
-        ("attach", None, None, {"on_replica": True}),
+        ("attach", None, None, {"on_replica": True, "mode": "flag"}),
         ("detach", None, None, {"drop_columns": False}),
         ("drop", None, None, {"drop_columns": True}),
     ]
