@@ -17,6 +17,7 @@ MEASUREMENTS: dict[str, Callable[[], list[Result]]] = {
     "parallel": select.parallel,
     "first": session.first_score,
     "insert": insert.single_rows,
+    "promoting": insert.while_promoting,
     "copy": insert.copy,
     "backfill": backfill.backfill,
     "train": training.train,

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import statistics
 import subprocess
+import threading
+from collections.abc import Iterator
 from pathlib import Path
+
+from relief_runtime.session import MODELS_KEPT
 
 from relief_trainer.cluster import Cluster
 from relief_trainer.flights import COLUMNS
 from tests.bench.measure import medians, say, seconds
 from tests.bench.result import Bar, Result
-from tests.bench.server import connect, trained_server
+from tests.bench.server import connect, document, promote_copy, trained_server
 
 # Clients, and the seconds until each of their sessions has compiled its forest, which happens after some 300 rows.
 WARM_UP = {1: 2, 8: 3, 64: 12}
@@ -50,6 +55,50 @@ def single_rows() -> list[Result]:
             detail = f"{statistics.median(attached):,.0f} / {statistics.median(bare):,.0f} a second, sessions warm"
             results.append(Result(what, ratio, bar=bar, detail=detail))
     return results
+
+
+def while_promoting() -> list[Result]:
+    """Measure the throughput of 64 clients' inserts while a model is promoted every second, against without."""
+    # More than a session keeps: each promotion makes every session load its model.
+    versions = MODELS_KEPT + 4
+    clients = 64
+    with trained_server({**DURABLE, "max_connections": "100"}) as cluster:
+        _make_attached_and_bare(cluster)
+        with connect(cluster) as connection:
+            content = document(connection)
+            for number in range(versions):
+                promote_copy(connection, "flights", content, number)
+        say(f"  {clients} clients, {REPETITIONS} times {WARM_UP[clients]} + {SECONDS} s for each")
+        promoted, calm = [], []
+        for _ in range(REPETITIONS):
+            calm.append(_transactions_per_second(cluster, "flights", clients))
+            with _promotions(cluster, versions):
+                promoted.append(_transactions_per_second(cluster, "flights", clients))
+    ratio = statistics.median(one / other for one, other in zip(promoted, calm, strict=True))
+    detail = f"{statistics.median(promoted):,.0f} / {statistics.median(calm):,.0f} a second"
+    what = f"inserts of {clients} clients, a model promoted every second against none"
+    return [Result(what, ratio, bar=Bar(0.8, at_least=True), detail=detail)]
+
+
+@contextlib.contextmanager
+def _promotions(cluster: Cluster, versions: int) -> Iterator[None]:
+    """Promote one version after the other, one a second, for the length of a ``with`` block."""
+    stop = threading.Event()
+
+    def promote() -> None:
+        number = 0
+        with connect(cluster) as connection:
+            while not stop.wait(1.0):
+                number += 1
+                connection.execute("select relief.promote('flights', %s)", [number % versions + 1])
+
+    thread = threading.Thread(target=promote)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
 
 
 def copy() -> list[Result]:
