@@ -158,9 +158,11 @@ begin
   perform relief._require_primary();
   select r.newest_day into newest from relief.refresh as r where r.detector_id = detector for update;
   if not found then
-    insert into relief.refresh (detector_id)
-    select d.id from relief.detector as d where d.id = detector for key share
-    on conflict do nothing;
+    begin
+      insert into relief.refresh (detector_id) values (detector) on conflict do nothing;
+    exception when foreign_key_violation then
+      null;
+    end;
     select r.newest_day into newest from relief.refresh as r where r.detector_id = detector for update;
     if not found then
       raise exception 'the detector was dropped by another session'

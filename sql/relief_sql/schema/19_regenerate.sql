@@ -128,21 +128,23 @@ $$;
 comment on function relief._require_own_functions(relief.detector) is 'Raises an error if a function in the place of a generated one is somebody else''s.';
 
 create function relief._lock_to_regenerate(detector text)
-  returns void
+  returns integer[]
   language plpgsql
   set search_path = pg_catalog, pg_temp
 as $$
 declare
   d relief.detector;
+  locked integer[] := '{}';
 begin
   for d in select * from relief.detector as e where detector is null or e.name = detector order by e.id loop
     begin
       perform relief._lock_profile(d.id);
+      locked := locked || d.id;
     exception when undefined_object then
       null;  -- dropped by another session
     end;
   end loop;
-  for d in select * from relief.detector as e where detector is null or e.name = detector order by e.id for no key update loop
+  for d in select * from relief.detector as e where e.id = any (locked) order by e.id for no key update loop
     begin
       if relief._trigger_function(d) is not null then
         execute format('lock table only %s in access exclusive mode', d.relation);
@@ -151,10 +153,12 @@ begin
       null;  -- told when its turn has come
     end;
   end loop;
+  return locked;
 end
 $$;
 comment on function relief._lock_to_regenerate(text) is
-  'Locks what regenerating a detector, or all, locks, in the order in which all that do lock it: profiles, detectors, tables, the catalog.';
+  'Locks what regenerating a detector, or all, locks, in the order in which all that do lock it: profiles, detectors, tables, the catalog. '
+  'Returns the detectors: one that is made meanwhile needs no regenerating.';
 
 create function relief._regenerate(d relief.detector)
   returns void
@@ -231,16 +235,17 @@ create function relief.regenerate(detector text default null)
   set search_path = pg_catalog, pg_temp
 as $$
 declare
+  locked integer[];
   d relief.detector;
   advice text;
 begin
   perform relief._require_primary();
-  perform relief._lock_to_regenerate(detector);
+  locked := relief._lock_to_regenerate(detector);
   if detector is null then
     perform relief._renew_grants();
   end if;
   for d in
-    select * from relief.detector as e where detector is null or e.name = detector order by e.id for no key update
+    select * from relief.detector as e where e.id = any (locked) order by e.id for no key update
   loop
     begin
       perform relief._regenerate(d);
