@@ -14,6 +14,7 @@ from relief_trainer.command_life import log, promote, retire, rollback
 from relief_trainer.command_score import score
 from relief_trainer.command_train import train
 from relief_trainer.command_upgrade import uninstall, upgrade
+from relief_trainer.command_watch import watch
 from relief_trainer.command_worker import jobs, worker
 from relief_trainer.errors import ReliefError
 from relief_trainer.options import print_json, print_table, version_number, with_dsn, with_json
@@ -223,5 +224,5 @@ def demo(dsn: str | None, keep: bool, load: bool) -> None:
     run(keep=keep)
 
 
-for command in (train, backfill, score, upgrade, uninstall, worker, jobs, promote, rollback, retire, log):
+for command in (train, backfill, score, upgrade, uninstall, worker, jobs, watch, promote, rollback, retire, log):
     main.add_command(command)

@@ -306,3 +306,29 @@ from relief._backfill_rows({name}, {relation}::bigint::oid::regclass, {started}:
 
 -- name: backfill_end
 select relief._note_partitions({name}, true);
+
+-- name: channel
+select relief.channel(name) from relief._detector({detector}::text);
+
+-- name: subscribe
+select relief.subscribe({detector}, {subscription}, {since}::timestamptz);
+
+-- name: next_events
+select batch::text, event, content from relief.next_events({detector}, {subscription}, {count}) order by event;
+
+-- name: confirm
+select relief.confirm({detector}, {subscription}, {batch}, {event});
+
+-- name: snapshot
+select pg_catalog.pg_current_snapshot()::text as snapshot;
+
+-- name: begin_watch
+select pg_catalog.pg_current_snapshot()::text as snapshot, {since}::timestamptz from relief._detector({detector}::text);
+
+-- name: unread
+select u.id as event, relief._event_content(u) as content
+from relief._unread({detector}, coalesce({since}::timestamptz, '-infinity'), {seen}::pg_catalog.pg_snapshot, {reading}, {last}, {count}) as u
+order by u.id;
+
+-- name: identity
+select pg_catalog.current_database() as database, (select system_identifier::text from pg_catalog.pg_control_system()) as server;

@@ -22,3 +22,4 @@ select pg_catalog.pg_extension_config_dump('relief.job_id_seq', '');
 select pg_catalog.pg_extension_config_dump('relief.schedule', '');
 select pg_catalog.pg_extension_config_dump('relief.quarantine', '');
 select pg_catalog.pg_extension_config_dump('relief.quarantine_id_seq', '');
+select pg_catalog.pg_extension_config_dump('relief.subscription', '');

@@ -50,6 +50,10 @@ FUNCTIONS = {
     "backfill": ("call relief.backfill('orders')", OF_OWNERS),
     "backtest": ("select * from relief.backtest('orders')", OF_OWNERS_AS_THEMSELVES),
     "cancel_job": ("select relief.cancel_job(min(id)) from relief.job", who(WORKS, WORKS, NO_SUCH_JOB)),
+    "confirm": (
+        "select relief.confirm('orders', 'mailer', batch, event) from relief.next_events('orders', 'mailer')",
+        OF_OWNERS,
+    ),
     "channel": ("select relief.channel('orders')", OF_ADMINS),
     "check": ("select * from relief.check()", OF_ADMINS),
     "create_detector": (
@@ -71,6 +75,7 @@ FUNCTIONS = {
     "label": ("""select relief.label('orders', '{"id": 1}', true)""", OF_OWNERS),
     "label_event": ("select relief.label_event(1, false)", who(WORKS, WORKS, UNSEEN_ROW)),
     "measure_drift": ("select * from relief.measure_drift('orders')", OF_OWNERS_AS_THEMSELVES),
+    "next_events": ("select * from relief.next_events('orders', 'mailer')", OF_OWNERS),
     "promote": ("select relief.promote('orders')", OF_OWNERS),
     "refresh_profile": ("select relief.refresh_profile('orders')", OF_OWNERS_AS_THEMSELVES),
     "regenerate": ("select relief.regenerate('orders')", OF_OWNERS),
@@ -85,7 +90,9 @@ FUNCTIONS = {
     "set_mode": ("select relief.set_mode('orders', 'reject')", OF_OWNERS),
     "set_tolerance": ("select relief.set_tolerance('orders', 'a', 'up')", OF_OWNERS),
     "vacuum": ("select relief.vacuum('orders')", OF_OWNERS),
+    "subscribe": ("select relief.subscribe('orders', 'other')", OF_OWNERS),
     "suggest_features": ("select * from relief.suggest_features('shop.orders')", who(WORKS, WORKS, NOT_THE_OWNER)),
+    "unsubscribe": ("select relief.unsubscribe('orders', 'mailer')", OF_OWNERS),
     "use_kernel": ("select relief.use_kernel(false)", OF_SUPERUSERS),
     "version": ("select relief.version()", OF_ADMINS),
 }
@@ -159,10 +166,12 @@ RELATIONS = {
     "schedule": "insert (detector, kind, cron, options, next_at), update (next_at), delete",
     "stale_day": "insert, update, delete",
     "status": "",
+    "subscription": "insert, update (seen, reading, confirmed, moved_at), delete",
     "tolerance": "insert, update, delete",
 }
 # Statements by which the owner brings a row into each of them; there is a model, and a detector attached.
 FILLED = (
+    "select relief.subscribe('orders', 'mailer')",
     "insert into shop.orders (a, b) values (-2, 1), (2, -6)",
     "select relief.set_mode('orders', 'quarantine')",
     "insert into shop.orders (a, b) values (-2, 1)",

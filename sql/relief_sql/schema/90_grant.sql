@@ -47,6 +47,7 @@ begin
   execute format('grant insert, select (id) on relief.event to %s with grant option', role);
   execute format('grant insert (detector, detector_id, relation, key, row_values, model_version, score, severity, sentence), '
                  'select (id, detector_id, relation, created_by, releasing_in) on relief.quarantine to %s with grant option', role);
+  execute format('grant insert, delete, update (seen, reading, confirmed, moved_at) on relief.subscription to %s', role);
   -- Who did it, and when, is what it is: those columns can't be given.
   execute format('grant insert (detector, relation, created_by, action, version, reason, details) on relief.audit to %s', role);
   execute format('grant insert, update on relief.retention to %s', role);
