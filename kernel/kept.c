@@ -50,20 +50,15 @@ kept_add(Store *store, const text *key, MemoryContext memory, void *value)
 }
 
 void
-kept_check_key(const text *key, const char *bytes, size_t length, const char *what)
+kept_check_key(const text *key, const bytea *content, const char *what)
 {
-	bytea	   *content = palloc(length + VARHDRSZ);
-	uint8	   *digest;
+	uint8	   *digest = (uint8 *) VARDATA_ANY(DatumGetByteaPP(DirectFunctionCall1(sha256_bytea, PointerGetDatum(content))));
 	char		checksum[KEY_LENGTH + 1];
 
-	SET_VARSIZE(content, length + VARHDRSZ);
-	memcpy(VARDATA(content), bytes, length);
-	digest = (uint8 *) VARDATA_ANY(DatumGetByteaPP(DirectFunctionCall1(sha256_bytea, PointerGetDatum(content))));
 	for (int byte = 0; byte < KEY_LENGTH / 2; byte++)
 		snprintf(checksum + 2 * byte, 3, "%02x", digest[byte]);
 	if (VARSIZE_ANY_EXHDR(key) != KEY_LENGTH || memcmp(VARDATA_ANY(key), checksum, KEY_LENGTH) != 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("%s cannot be loaded: it has checksum %s, not %s", what, checksum, text_to_cstring(key))));
-	pfree(content);
 }

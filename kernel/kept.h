@@ -26,7 +26,7 @@ extern void *kept_find(Store *store, const text *key);
 /* Keeps a value, in place of the one used longest ago if the store is full; its memory is the store's from now on. */
 extern void kept_add(Store *store, const text *key, MemoryContext memory, void *value);
 
-/* Raises an error of what is loaded unless its bytes have the checksum that is its key. */
-extern void kept_check_key(const text *key, const char *bytes, size_t length, const char *what);
+/* Raises an error of what is loaded unless its content has the checksum that is its key. */
+extern void kept_check_key(const text *key, const bytea *content, const char *what);
 
 #endif

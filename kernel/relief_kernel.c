@@ -166,7 +166,7 @@ relief_load_1(PG_FUNCTION_ARGS)
 				 errmsg("model with checksum \"%s\" is not stored any more", text_to_cstring(key)),
 				 errhint("Promote a stored version: select relief.promote('<detector>');")));
 	packed = PG_GETARG_BYTEA_PP(2);
-	kept_check_key(key, VARDATA_ANY(packed), VARSIZE_ANY_EXHDR(packed), "model");
+	kept_check_key(key, packed, "model");
 	/* Under the current one until it is whole: an error takes both away. */
 	kept = AllocSetContextCreate(CurrentMemoryContext, "relief model", ALLOCSET_SMALL_SIZES);
 	memory.kept = kept;
@@ -192,7 +192,7 @@ relief_load_rule_1(PG_FUNCTION_ARGS)
 	MemoryContext before;
 	Rule	   *read;
 
-	kept_check_key(key, utf8, utf8 == VARDATA_ANY(rule) ? VARSIZE_ANY_EXHDR(rule) : strlen(utf8), "rule");
+	kept_check_key(key, utf8 == VARDATA_ANY(rule) ? rule : cstring_to_text(utf8), "rule");
 	kept = AllocSetContextCreate(CurrentMemoryContext, "relief rule", ALLOCSET_SMALL_SIZES);
 	before = MemoryContextSwitchTo(kept);
 	read = rule_read(text_to_cstring(rule));

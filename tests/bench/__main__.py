@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from relief_trainer.errors import ReliefError
-from tests.bench import backfill, insert, many, memory, profile, quality, select, session, training
+from tests.bench import backfill, insert, kernel, many, memory, profile, quality, select, session, training
 from tests.bench.measure import say
 from tests.bench.result import Result, table, write_json
 
@@ -20,6 +20,12 @@ MEASUREMENTS: dict[str, Callable[[], list[Result]]] = {
     "promoting": insert.while_promoting,
     "copy": insert.copy,
     "backfill": backfill.backfill,
+    "kernel-select": kernel.per_row,
+    "kernel-update": kernel.update,
+    "kernel-trigger": kernel.trigger,
+    "kernel-insert": kernel.single_rows,
+    "kernel-first": kernel.first_score,
+    "kernel-parallel": kernel.parallel,
     "train": training.train,
     "models": memory.models,
     "promotions": memory.promotions,

@@ -41,14 +41,14 @@ values (2013, :month, 1, :hour * 100 + :minute, :hour * 100, :delay, :hour * 100
 def single_rows() -> list[Result]:
     """Measure the throughput of pgbench's single-row inserts, each its own durable transaction."""
     with trained_server(DURABLE) as cluster:
-        _make_attached_and_bare(cluster)
+        make_attached_and_bare(cluster)
         results = []
         for clients, warm_up in WARM_UP.items():
             say(f"  {clients} clients, {REPETITIONS} times {warm_up} + {SECONDS} s for each table")
             attached, bare = [], []
             for _ in range(REPETITIONS):
-                attached.append(_transactions_per_second(cluster, "flights", clients))
-                bare.append(_transactions_per_second(cluster, "bare", clients))
+                attached.append(transactions_per_second(cluster, "flights", clients))
+                bare.append(transactions_per_second(cluster, "bare", clients))
             what = f"inserts of {clients} client{'s' if clients > 1 else ''}, attached against bare, fsync on"
             ratio = statistics.median(one / other for one, other in zip(attached, bare, strict=True))
             bar = Bar(0.60, at_least=True) if clients == 8 else None
@@ -107,7 +107,7 @@ def copy() -> list[Result]:
     with trained_server() as cluster, connect(cluster) as connection:
         file = cluster.directory / "rows"
         connection.execute(f"copy (select {columns} from flights limit {COPIED_ROWS}) to '{file}'")
-        _make_attached_and_bare(cluster)
+        make_attached_and_bare(cluster)
 
         def into(table: str) -> float:
             connection.execute(f"truncate {table}")
@@ -122,7 +122,7 @@ def copy() -> list[Result]:
     ]
 
 
-def _make_attached_and_bare(cluster: Cluster) -> None:
+def make_attached_and_bare(cluster: Cluster) -> None:
     """Leave two empty tables: ``flights``, which scores its rows, and ``bare``, which doesn't."""
     with connect(cluster) as connection:
         connection.execute("create table bare (like flights including all)")
@@ -130,7 +130,7 @@ def _make_attached_and_bare(cluster: Cluster) -> None:
         connection.execute("select relief.attach('flights')")
 
 
-def _transactions_per_second(cluster: Cluster, table: str, clients: int) -> float:
+def transactions_per_second(cluster: Cluster, table: str, clients: int) -> float:
     """Return the median of pgbench's throughput in each second after the warm-up."""
     with connect(cluster) as connection:
         connection.execute(f"truncate {table}")
