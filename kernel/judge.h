@@ -3,6 +3,9 @@
 #define RELIEF_JUDGE_H
 
 #include "postgres.h"
+#if PG_VERSION_NUM >= 160000
+#include "varatt.h"
+#endif
 
 #include "utils/jsonb.h"
 

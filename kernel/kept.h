@@ -3,6 +3,9 @@
 #define RELIEF_KEPT_H
 
 #include "postgres.h"
+#if PG_VERSION_NUM >= 160000
+#include "varatt.h"
+#endif
 
 #define KEY_LENGTH 64			/* SHA-256 in hexadecimal digits */
 

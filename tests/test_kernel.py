@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -303,17 +304,19 @@ def test_library_of_another_contract_is_refused(kernel: Database) -> None:
 
 def test_inserts_go_on_where_the_library_is_gone(attached: psycopg.Connection, database: Database) -> None:
     insert = f"insert into shop.orders (a, b) values (-2, 1) returning {COMPANIONS}"
+    # PostgreSQL 18 leaves out where it looked.
+    cannot_access = re.compile(r'could not access file "([$]libdir/)?relief_kernel"')
     with without_library(attached):
         # On this node: a standby that was promoted, a restored data directory, a new major version.
         session = database.connect()
         ((score, is_anomaly, deviation, version),) = query(session, insert)
         assert (score, is_anomaly, version) == (None, None, None)
-        assert 'could not access file "$libdir/relief_kernel"' in deviation["error"]
+        assert cannot_access.match(deviation["error"])
         with refused("58P01", "could not access file"):
             query(session, "select shop.relief_score(o) from shop.orders as o")
         checks = dict(query(session, "select * from relief.check()"))
         told = checks["the kernel scores as it should"]
-        assert 'could not access file "$libdir/relief_kernel"' in told
+        assert cannot_access.match(told)
         assert "server at port 5432 needs the kernel: install it on this server: apt install postgresql-" in told
         assert "or score without it: select relief.use_kernel(false);" in told
         query(session, "update relief.detector set on_error = 'raise'")
