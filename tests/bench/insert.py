@@ -63,7 +63,7 @@ def while_promoting() -> list[Result]:
     versions = MODELS_KEPT + 4
     clients = 64
     with trained_server({**DURABLE, "max_connections": "100"}) as cluster:
-        _make_attached_and_bare(cluster)
+        make_attached_and_bare(cluster)
         with connect(cluster) as connection:
             content = document(connection)
             for number in range(versions):
@@ -71,9 +71,9 @@ def while_promoting() -> list[Result]:
         say(f"  {clients} clients, {REPETITIONS} times {WARM_UP[clients]} + {SECONDS} s for each")
         promoted, calm = [], []
         for _ in range(REPETITIONS):
-            calm.append(_transactions_per_second(cluster, "flights", clients))
+            calm.append(transactions_per_second(cluster, "flights", clients))
             with _promotions(cluster, versions):
-                promoted.append(_transactions_per_second(cluster, "flights", clients))
+                promoted.append(transactions_per_second(cluster, "flights", clients))
     ratio = statistics.median(one / other for one, other in zip(promoted, calm, strict=True))
     detail = f"{statistics.median(promoted):,.0f} / {statistics.median(calm):,.0f} a second"
     what = f"inserts of {clients} clients, a model promoted every second against none"
