@@ -15,7 +15,7 @@ LOW = "insert into shop.orders (a, b) values (-2, 1)"
 @pytest.fixture
 def orders(database: Database) -> Connection:
     """Return a connection to a database where "mailer" reads the events of shop.orders: a <= 0."""
-    attach_orders(database.superuser)
+    attach_orders(database.superuser, ", events_per_second => 10000")
     query(database.superuser, "select relief.subscribe('orders', 'mailer')")
     return database.superuser
 
