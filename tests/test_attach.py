@@ -8,6 +8,7 @@ from helpers.database import Database, query, refused, value
 from helpers.forests import add_model, stump
 from helpers.shop import COMPANIONS, FEATURES
 from psycopg import Connection
+from relief_runtime import __version__
 
 OUR_COLUMNS = (
     "select attname::text, format_type(atttypid, atttypmod), attnotnull, col_description(attrelid, attnum) "
@@ -317,4 +318,5 @@ def test_check_of_a_new_installation_is_all_ok(database: Database) -> None:
         "plpython3u is installed": "ok",
         "PL/Python scores as it should": "ok",
         "no other Python shares the server": "ok",
+        f"Relief {__version__}": "ok",
     }
