@@ -14,6 +14,8 @@ from relief_trainer.train import train as train_forest
 
 ANOMALY = (0.5, True, {"a": told(-1.0), "log_b": told(0.0)}, 1)
 CHECK = "select result from relief.check() where \"check\" = 'detector orders'"
+# What a training, a refresh and a backtest ask for: a row whose features fail has none.
+GUARDED = "select count(depot._relief_guarded_orders(o.a, o.b)) from depot.orders as o"
 STATE = "select state, problems from relief.status"
 
 
@@ -257,6 +259,7 @@ def test_table_moved_to_another_schema(attached: Connection) -> None:
     assert value(attached, CHECK) == "ok"
     assert query(attached, inserted) == [ANOMALY]
     assert value(attached, "select count(depot.relief_score(o)) from depot.orders as o") == 502
+    assert value(attached, GUARDED) == 502
     assert value(attached, "select count(*) from pg_proc where pronamespace = 'shop'::regnamespace") == 0
     add_model(attached, "orders", stump(FEATURES, split=9.0))
     query(attached, "select relief.promote('orders')")
@@ -270,6 +273,7 @@ def test_schema_is_renamed(attached: Connection) -> None:
     query(attached, _advice(_broken(attached)))
     assert value(attached, CHECK) == "ok"
     assert query(attached, inserted) == [ANOMALY]
+    assert value(attached, GUARDED) == 502
 
 
 def test_table_is_dropped_and_created_again(attached: Connection) -> None:

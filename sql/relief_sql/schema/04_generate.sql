@@ -58,7 +58,7 @@ as $$
           when kind = 'score' then p.proargtypes = (select reltype::text::oidvector from pg_class where oid = d.relation)
           when kind = 'explain' then p.proargtypes = (select reltype::text::oidvector from pg_class where oid = d.relation)
           when kind = 'trigger' then p.pronargs = 0
-          when kind in ('event', 'gate') then p.pronargs = 0
+          when kind in ('event', 'gate', 'shadow') then p.pronargs = 0
           when kind = 'judgement' then p.pronargs = 5
           when kind = 'explanation' then p.pronargs = 4
           else p.proargtypes = format('%s %s', 'double precision[]'::regtype::oid, 'text[]'::regtype::oid)::oidvector
@@ -288,37 +288,43 @@ $$;
 comment on function relief._define_expressions(relief.detector, text, text, text, text) is
   'Makes the features or the categories function of a detector, of a parsed body whose names are looked up in name_path.';
 
+create function relief._guarded_body(d relief.detector, part integer)
+  returns text
+  language sql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+  select format($body$
+begin%s
+  return %s(%s);
+exception when others then
+  return null;
+end
+$body$,
+    case when p.has_categories then format(E'\n  perform %s(%s);', relief._function_name(d, relief._part_kind('categories', part)), a.arguments) else '' end,
+    relief._function_name(d, relief._part_kind('features', part)), a.arguments)
+  from relief._parts(d) as p
+  cross join lateral (select string_agg('$' || n, ', ' order by n) from generate_series(1, cardinality(p.columns)) as n) as a (arguments)
+  where p.part = $2
+$$;
+comment on function relief._guarded_body(relief.detector, integer) is
+  'Returns the body of the function that gives a part of a detector''s features where none of its expressions fails.';
+
 create function relief._define_guarded(d relief.detector, part integer)
   returns void
   language plpgsql
   set search_path = pg_catalog, pg_temp
 as $$
-declare
-  arguments text;
-  has_categories boolean;
 begin
-  select string_agg('$' || n, ', ' order by n), p.has_categories into strict arguments, has_categories
-  from relief._parts(d) as p
-  cross join generate_series(1, cardinality(p.columns)) as n
-  where p.part = $2
-  group by p.has_categories;
+  -- The body is a literal: between dollars, a name might end it.
   execute format($sql$
 create function %s(%s)
   returns pg_catalog.float8[]
   language plpgsql
   stable
   set search_path = pg_catalog, pg_temp
-as $body$
-begin%s
-  return %s(%s);
-exception when others then
-  return null;
-end
-$body$
-$sql$,
-    relief._function_name(d, relief._part_kind('guarded', part)), relief._argument_types(d, part),
-    case when has_categories then format(E'\n  perform %s(%s);', relief._function_name(d, relief._part_kind('categories', part)), arguments) else '' end,
-    relief._function_name(d, relief._part_kind('features', part)), arguments);
+as %L$sql$,
+    relief._function_name(d, relief._part_kind('guarded', part)), relief._argument_types(d, part), relief._guarded_body(d, part));
   perform relief._adopt_function(d, relief._generated(d, relief._part_kind('guarded', part)), 'its features, NULL where an expression fails.');
 end
 $$;
@@ -379,7 +385,7 @@ declare
 begin
   select relief._function_name(d, kind) into missing
   from unnest(relief._kinds(d)) as kind
-  where kind not in ('trigger', 'event', 'gate', 'score', 'explain') and relief._generated(d, kind) is null;
+  where kind not in ('trigger', 'event', 'gate', 'shadow', 'score', 'explain') and relief._generated(d, kind) is null;
   if found then
     raise exception 'function % of detector "%" does not exist any more', missing, d.name
       using errcode = 'undefined_function',

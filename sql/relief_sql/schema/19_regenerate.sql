@@ -160,6 +160,27 @@ comment on function relief._lock_to_regenerate(text) is
   'Locks what regenerating a detector, or all, locks, in the order in which all that do lock it: profiles, detectors, tables, the catalog. '
   'Returns the detectors: one that is made meanwhile needs no regenerating.';
 
+create function relief._renew_guarded(d relief.detector)
+  returns void
+  language plpgsql
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  outdated record;
+begin
+  -- They call the features by the name of the schema, which is another one by now.
+  for outdated in
+    select p.part, g.oid::regprocedure as signature
+    from relief._parts(d) as p
+    join pg_proc as g on g.oid = relief._generated(d, relief._part_kind('guarded', p.part)) and g.prosrc <> relief._guarded_body(d, p.part)
+  loop
+    execute format('drop function %s', outdated.signature);
+    perform relief._define_guarded(d, outdated.part);
+  end loop;
+end
+$$;
+comment on function relief._renew_guarded(relief.detector) is 'Makes the functions that guard a detector''s expressions anew, where they call them by an older name.';
+
 create function relief._regenerate(d relief.detector)
   returns void
   language plpgsql
@@ -175,6 +196,7 @@ begin
      or exists (select from relief._retyped(d)) then
     perform relief._rebuild_features(d);
   end if;
+  perform relief._renew_guarded(d);
   perform relief._create_verdict(d, array(select kind from unnest(relief._kinds(d)) as kind where relief._generated(d, kind) is null));
   select * into m from relief.model as e where e.detector_id = d.id and e.version = d.promoted_version;
   if found then
