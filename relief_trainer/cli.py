@@ -10,6 +10,7 @@ import click
 
 from relief_trainer import __version__
 from relief_trainer.command_backfill import backfill
+from relief_trainer.command_compare import backtest, thresholds
 from relief_trainer.command_life import log, promote, retire, rollback
 from relief_trainer.command_score import score
 from relief_trainer.command_train import train
@@ -224,5 +225,9 @@ def demo(dsn: str | None, keep: bool, load: bool) -> None:
     run(keep=keep)
 
 
-for command in (train, backfill, score, upgrade, uninstall, worker, jobs, watch, promote, rollback, retire, log):
+COMMANDS = (
+    *(train, backfill, score, backtest, thresholds, upgrade, uninstall),
+    *(worker, jobs, watch, promote, rollback, retire, log),
+)
+for command in COMMANDS:
     main.add_command(command)

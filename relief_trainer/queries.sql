@@ -332,3 +332,15 @@ order by u.id;
 
 -- name: identity
 select pg_catalog.current_database() as database, (select system_identifier::text from pg_catalog.pg_control_system()) as server;
+
+-- name: backtest
+select figure, candidate, promoted, meaning from relief.backtest({detector}, {version}::integer, {since}::timestamptz, {rows}::integer, {k}::integer);
+
+-- name: compared_scores
+select c.version, c.promoted_version, c.threshold, c.promoted_threshold, c.scores, c.promoted_scores,
+       c.labels, c.labelled_scores, c.promoted_labelled_scores
+from relief._present_detector({detector}) as d
+cross join lateral relief._compare(d, relief._model_of(d, {version}::integer), {since}::timestamptz, {rows}::integer) as c;
+
+-- name: suggest_threshold
+select threshold, "precision", recall, f1, alert_rate, remark from relief.suggest_threshold({detector}, {version}::integer, {rows}::integer);

@@ -9,6 +9,7 @@ import pytest
 from helpers.database import Database, query, refused, value
 from helpers.forests import add_model, stump, told
 from helpers.hostile import nothing_changes
+from helpers.world import World
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from psycopg import Connection, sql
@@ -176,6 +177,7 @@ QUOTES = "\"'$$;--/*%s%1$I%L{}\\"
 @example("é" * 31, "🌊" * 15, "ß" * 31, "猫" * 21)
 @example(QUOTES, QUOTES, QUOTES, QUOTES)
 @example("$sql$", "$body$", "$python$", "$$")
+@example("$body$", "$sql$", "$body$", "$body$")
 @example("a", "numbers", "verdict", "new")
 @settings(max_examples=40)
 def test_any_names_of_schema_table_column_and_detector_work_through_the_life_cycle(
@@ -221,11 +223,15 @@ def _live(connection: Connection, schema: str, table: str, column: str, detector
             row = query(connection, "select jsonb_build_object(%s::text, -2)::text", column)[0]
             assert value(connection, "select relief.score(%s, %s)", detector, row) == 0.5
             query(connection, "call relief.backfill(%s)", detector)
+            add_model(connection, detector, stump([column], split=-9.0))
+            query(connection, "select relief.shadow(%s, 2)", detector)
+            run("insert into {s}.{t} ({c}) values (-2)")
+            assert query(connection, "select score, promoted_score from relief.shadow_score") == [(0.125, 0.5)]
             bad = query(connection, "select result from relief.check() where result <> 'ok'")
             assert bad == []
             query(connection, "select relief.drop_detector(%s, drop_columns => true)", detector)
         finally:
-            query(connection, "delete from relief.detector")
+            query(connection, "delete from relief.detector; delete from relief.shadow_score")
             run("drop schema {s} cascade")
 
 
@@ -236,6 +242,7 @@ def _live(connection: Connection, schema: str, table: str, column: str, detector
 @example("a%b", "%s", "%1$s", "%L")
 @example(QUOTES, QUOTES + "x", QUOTES + "y", QUOTES)
 @example("$sql$", "$body$", "$$", "$python$")
+@example("$body$", "$$", "$sql$", "$sql$")
 @settings(max_examples=40)
 def test_any_names_of_entity_time_and_key_work_in_profiles_explanations_labels_and_events(
     connection: Connection, entity: str, time: str, key: str, detector: str
@@ -259,6 +266,8 @@ def test_any_names_of_entity_time_and_key_work_in_profiles_explanations_labels_a
             add_model(connection, detector, stump(["a"]))
             run("select relief.promote(%s)", detector)
             run("select relief.attach(%s)", detector)
+            add_model(connection, detector, stump(["a"], split=-9.0))
+            run("select relief.shadow(%s, 2)", detector)
             # All rows, those of the entity, and those of both entity and season.
             assert run("select relief.refresh_profile(%s)", detector) == [3]
             assert run("select entity from relief.profile where entity <> '' limit 1") == [
@@ -276,12 +285,16 @@ def test_any_names_of_entity_time_and_key_work_in_profiles_explanations_labels_a
             )
             assert inserted[0][0] is True
             assert inserted[0][1]["a"]["level"] == "entity and season"
+            assert run("select key from relief.shadow_score") == [{key: "x" + odd}]
             event = run("select key, verdict, sentence from relief.event where relation = 'public.hostile'::regclass")
             assert [told[:2] for told in event] == [({key: "x" + odd}, "score")]
             assert odd in event[0][2]
             run("select relief.label(%s, jsonb_build_object(%s::text, %s::text), true)", detector, key, odd + "1")
             assert run("select relief.refresh_profile(%s)", detector) == [3]
             assert run("select distinct rows from relief.profile") == [39]
+            assert run(
+                "select candidate from relief.backtest(%s, 2) where figure = 'labelled_anomalies'", detector
+            ) == [1]
             explained = run(
                 "select feature from relief.explain(%s, jsonb_build_object(%s::text, %s::text, 'a', 1))",
                 detector,
@@ -294,8 +307,24 @@ def test_any_names_of_entity_time_and_key_work_in_profiles_explanations_labels_a
             assert run("select result from relief.check() where result <> 'ok'") == []
             run("select relief.drop_detector(%s)", detector)
         finally:
-            query(connection, "delete from relief.detector; delete from relief.event")
+            query(connection, "delete from relief.detector; delete from relief.event; delete from relief.shadow_score")
             run("drop table public.hostile cascade")
+
+
+def test_a_name_that_ends_a_body_makes_nobody_run_what_follows(world: World) -> None:
+    """Whoever makes functions again, such as a superuser after an upgrade, runs nothing of another's names."""
+    mallory, name = world.mallory, "$body$;select mal.f();select $body$"
+    query(mallory, "create table mal.t (a integer)")
+    query(mallory, "create table mal.ran (by name)")
+    query(mallory, "create function mal.f() returns void language sql as 'insert into mal.ran select current_user'")
+    # Without it, the body that ends too early would be refused.
+    query(mallory, "set check_function_bodies = off")
+    query(mallory, "select relief.create_detector(%s, 'mal.t', '{a}')", name)
+    query(mallory, 'drop function mal."_relief_guarded_$body$;select mal.f();select $body$"')
+    query(world.database.superuser, "set check_function_bodies = off")
+    query(world.database.superuser, "select relief.regenerate()")
+    assert query(mallory, "select by from mal.ran") == []
+    assert query(mallory, "select result from relief.check() where result ~ 'guarded'") == []
 
 
 def test_feature_without_a_name_is_called_as_its_column_or_as_it_is_written(connection: Connection) -> None:

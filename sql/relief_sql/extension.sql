@@ -23,3 +23,6 @@ select pg_catalog.pg_extension_config_dump('relief.schedule', '');
 select pg_catalog.pg_extension_config_dump('relief.quarantine', '');
 select pg_catalog.pg_extension_config_dump('relief.quarantine_id_seq', '');
 select pg_catalog.pg_extension_config_dump('relief.subscription', '');
+select pg_catalog.pg_extension_config_dump('relief.shadow', '');
+select pg_catalog.pg_extension_config_dump('relief.shadow_score', '');
+select pg_catalog.pg_extension_config_dump('relief.shadow_score_id_seq', '');

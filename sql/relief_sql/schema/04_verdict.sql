@@ -142,6 +142,7 @@ begin
     end)
     from relief._replaced_by_promote(d) as f));
   perform relief._adopt_function(d, relief._generated(d, f.kind), f.description) from relief._replaced_by_promote(d) as f;
+  perform relief._renew_shadow(d, m.version);
 end
 $$;
 comment on function relief._replace_verdict(relief.detector, relief.model) is 'Makes a detector''s verdict and judgement those of one model.';

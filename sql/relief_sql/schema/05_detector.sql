@@ -408,6 +408,7 @@ begin
   end loop;
   perform relief._unschedule_refresh(d);
   perform relief._audit(d, 'drop', details => jsonb_build_object('drop_columns', drop_columns));
+  delete from relief.shadow_score as s where s.detector = d.name;
   delete from relief.detector as e where e.id = d.id;
 end
 $$;

@@ -66,6 +66,7 @@ begin
   perform relief._create_scoring_trigger(d);
   perform relief._create_event_trigger(d);
   perform relief._create_gate(d);
+  perform relief._resume_shadow(d);
   perform relief._note_partitions(d.name, true);
   if on_replica then
     execute format('alter table %s enable always trigger "~relief", enable always trigger "~relief_event"', d.relation);
@@ -397,6 +398,7 @@ begin
   perform relief._drop_trigger(d, '~relief', relief._trigger_function(d));
   perform relief._drop_trigger(d, '~relief_event', relief._event_function(d));
   perform relief._drop_trigger(d, '~relief_gate', relief._gate_function(d));
+  perform relief._drop_trigger(d, '~relief_shadow', relief._shadow_function(d));
   -- The columns may be in use by another detector that is attached to the same table.
   if drop_columns and not exists (select from pg_trigger where tgrelid = d.relation and tgname = '~relief') then
     select string_agg(format('drop column if exists %I', c.name), ', ') into drops from relief._companion_columns() as c;

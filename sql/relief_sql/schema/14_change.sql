@@ -124,7 +124,7 @@ as $$
                cross join unnest('{features, categories, guarded}'::text[]) with ordinality as k (kind, n)
                where kind <> 'categories' or p.has_categories
                order by p.part, n)
-         || '{verdict, contributions, judgement, explanation, trigger, event, gate}'::text[]
+         || '{verdict, contributions, judgement, explanation, trigger, event, gate, shadow}'::text[]
          || case when d.score_function then '{score, explain}'::text[] else '{}' end
 $$;
 comment on function relief._kinds(relief.detector) is 'Returns the kinds of functions that a detector has, as far as it is attached.';
@@ -166,7 +166,7 @@ begin
     select format('function %s is gone; %s', relief._function_name(d, kind),
                   case when kind ~ '^(features|categories)' then relief._creation(d) else format('select relief.regenerate(%L);', d.name) end)
     from unnest(relief._kinds(d)) with ordinality as k (kind, n)
-    where kind not in ('trigger', 'event', 'gate', 'score', 'explain') and relief._generated(d, kind) is null
+    where kind not in ('trigger', 'event', 'gate', 'shadow', 'score', 'explain') and relief._generated(d, kind) is null
     order by n;
   return query
     select format('function %s(%s) is gone; select relief.regenerate(%L);', f.name, d.relation, d.name)

@@ -174,7 +174,7 @@ begin
     from relief._parts(d) as p
     join pg_proc as g on g.oid = relief._generated(d, relief._part_kind('guarded', p.part)) and g.prosrc <> relief._guarded_body(d, p.part)
   loop
-    execute format('drop function %s', outdated.signature);
+    perform relief._change_catalog(array[format('drop function %s', outdated.signature)]);
     perform relief._define_guarded(d, outdated.part);
   end loop;
 end

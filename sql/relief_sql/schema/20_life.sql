@@ -97,7 +97,8 @@ create function relief._referenced(d relief.detector, version integer)
   set search_path = pg_catalog, pg_temp
 as $$
   select case version when d.promoted_version then 'it is promoted'
-                      when relief._version_before(d) then 'rollback goes back to it' end
+                      when relief._version_before(d) then 'rollback goes back to it'
+                      when (select s.version from relief.shadow as s where s.detector_id = d.id) then 'it is in shadow' end
 $$;
 comment on function relief._referenced(relief.detector, integer) is 'Returns why a version is needed and mustn''t be dropped, NULL if it may be.';
 
@@ -160,6 +161,10 @@ begin
     raise exception 'version % of detector "%" is retired already', m.version, d.name
       using errcode = 'object_not_in_prerequisite_state',
             hint = format('To have it back: select relief.promote(%L, %s, force => true);', d.name, m.version);
+  end if;
+  if exists (select from relief.shadow as s where s.detector_id = d.id and s.version = m.version) then
+    raise exception 'version % of detector "%" is in shadow', m.version, d.name
+      using errcode = 'object_not_in_prerequisite_state', hint = format('End that first: select relief.shadow(%L, null);', d.name);
   end if;
   update relief.model as e set retired_at = clock_timestamp() where e.id = m.id;
   perform relief._audit(d, 'retire', m.version, reason);

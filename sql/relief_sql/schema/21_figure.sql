@@ -132,3 +132,19 @@ as $$
 $$;
 comment on function relief._figures(relief._comparison, integer) is
   'Returns the figures of a comparison, one a row: the candidate''s, the promoted version''s, what it means. Those of labels are NULL without labels of both kinds.';
+
+create function relief._require_k(k integer)
+  returns void
+  language plpgsql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if k < 1 then
+    raise exception 'k is %, not at least 1', k
+      using errcode = 'numeric_value_out_of_range',
+            hint = 'It is how many alerts somebody can look at, such as 100; NULL for as many as there are labelled anomalies.';
+  end if;
+end
+$$;
+comment on function relief._require_k(integer) is 'Raises an error unless so many rows can be looked at.';

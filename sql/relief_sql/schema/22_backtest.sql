@@ -146,10 +146,7 @@ as $$
 declare
   d constant relief.detector := relief._present_detector(detector);
 begin
-  if k < 1 then
-    raise exception 'k is %, not at least 1', k
-      using errcode = 'numeric_value_out_of_range', hint = 'It is how many alerts somebody can look at, such as 100; NULL for as many as there are labelled anomalies.';
-  end if;
+  perform relief._require_k(k);
   return query select * from relief._figures(relief._compare(d, relief._model_of(d, $2), $3, $4), $5);
 end
 $$;

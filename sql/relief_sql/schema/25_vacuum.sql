@@ -181,6 +181,13 @@ begin
       return next;
       counts := counts || case when dropped > 0 then jsonb_build_object(what, dropped) else '{}' end;
     end loop;
+    dropped := relief._vacuum_shadow(d);
+    select count(*) into kept from relief.shadow_score as s where s.detector = d.name;
+    if dropped + kept > 0 then
+      what := 'shadow_scores';
+      return next;
+      counts := counts || case when dropped > 0 then jsonb_build_object(what, dropped) else '{}' end;
+    end if;
     -- Locked as late as can be: promotions wait. By now it may be gone, or have another version promoted.
     select * into d from relief.detector as e where e.id = d.id for no key update;
     continue when not found;
@@ -213,4 +220,4 @@ end
 $$;
 comment on function relief.vacuum(text) is
   'Drops what is past its limit, of one detector, or of all and of those that are gone: old versions of models, events, jobs, failures and '
-  'entries of the log; never a version that is promoted, or that rollback goes back to. Returns how much it dropped and how much there is.';
+  'entries of the log, and what was scored in shadow beyond 100,000 rows; never a version that is promoted, in shadow, or that rollback goes back to. Returns how much it dropped and how much there is.';

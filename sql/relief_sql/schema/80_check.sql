@@ -40,9 +40,9 @@ begin
     select format('function %s belongs to %I, not to the table''s owner; alter function %s owner to %I;',
                   p.oid::regprocedure, pg_get_userbyid(p.proowner), p.oid::regprocedure, pg_get_userbyid(owner))
     from pg_proc as p
-    where p.oid in (select relief._generated(d, kind) from unnest(relief._kinds(d)) as kind where kind not in ('trigger', 'event', 'gate', 'score', 'explain')
+    where p.oid in (select relief._generated(d, kind) from unnest(relief._kinds(d)) as kind where kind not in ('trigger', 'event', 'gate', 'shadow', 'score', 'explain')
                     union all
-                    select unnest(array[relief._trigger_function(d), relief._event_function(d), relief._gate_function(d)]))
+                    select unnest(array[relief._trigger_function(d), relief._event_function(d), relief._gate_function(d), relief._shadow_function(d)]))
       and p.proowner <> owner;
   return query
     select format('row-level security is forced on the owner of table %s: training, histories and backfill know only the rows that its '
@@ -113,6 +113,8 @@ as $$
   where c.oid = d.relation
   union all
   select * from relief._check_partitions(d)
+  union all
+  select * from relief._check_shadow(d)
 $$;
 comment on function relief._check_attached(relief.detector) is 'Returns what is wrong with the columns and the trigger of an attached detector.';
 

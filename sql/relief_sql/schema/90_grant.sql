@@ -32,7 +32,7 @@ begin
   execute format('grant update (promoted_at, retired_at) on relief.model to %s', role);
   execute format('grant insert on relief.feature to %s', role);
   execute format('grant insert, update on relief.measured_drift to %s', role);
-  execute format('grant insert, update, delete on relief.tolerance, relief.bucket, relief.profile, relief.refresh, relief.stale_day, relief.label to %s', role);
+  execute format('grant insert, update, delete on relief.tolerance, relief.bucket, relief.profile, relief.refresh, relief.stale_day, relief.label, relief.shadow to %s', role);
   execute format('grant update (columns, transform, unit, origin, bin_width) on relief.feature to %s', role);
   execute format('grant update (relation, schema_name, table_name, columns, entity, time_column, attributes, attributes_of, partitions, promoted_version, generated_by, '
                  'mode, notify_columns, events_per_second) '
@@ -45,6 +45,7 @@ begin
   -- To be passed on by attach: the trigger that records anomalies writes as the table's owner.
   execute format('grant usage on schema relief to %s with grant option', role);
   execute format('grant insert, select (id) on relief.event to %s with grant option', role);
+  execute format('grant insert on relief.shadow_score to %s with grant option', role);
   execute format('grant insert (detector, detector_id, relation, key, row_values, model_version, score, severity, sentence), '
                  'select (id, detector_id, relation, created_by, releasing_in) on relief.quarantine to %s with grant option', role);
   execute format('grant insert, delete, update (seen, reading, confirmed, moved_at) on relief.subscription to %s', role);
@@ -53,7 +54,7 @@ begin
   execute format('grant insert, update on relief.retention to %s', role);
   execute format('grant delete on relief.audit to %s', role);
   -- Events outlive their detector; how long, their owner decides.
-  execute format('grant delete on relief.event to %s', role);
+  execute format('grant delete on relief.event, relief.shadow_score to %s', role);
   execute format('grant update (relation, key, row_values, state, resolved_at, resolved_by, reason, releasing_in), delete on relief.quarantine to %s', role);
   execute format('grant execute on function relief._owns(oid, name), relief._is_told(text, regclass, text, integer, text), '
                  'relief._spend(text, text, text, double precision, integer), relief._note_summary(text, text, bigint), '
