@@ -92,7 +92,7 @@ class Document:
         kinds: list[str],
         encoders: list[Encoder],
         path_length_divisor: float,
-        probes: list[dict[str, Any]] | None,
+        probes: list[dict[str, Any]] | None = None,
     ) -> None:
         self.trees = trees
         self.rows = rows
