@@ -246,7 +246,8 @@ def _history(
     spread: float | None,
     floor: float | None,
 ) -> History | None:
-    if mean is None or median is None:
+    # Figures that are NaN are none.
+    if mean is None or median is None or mean != mean or median != median:
         return None
     stddev, spread = stddev or 0.0, spread or 0.0
     if floor is not None:

@@ -27,8 +27,15 @@ class Victim:
         self.query("create extension relief cascade")
 
     def connect(self, **options: Any) -> psycopg.Connection:
-        """Open a connection, in autocommit mode."""
-        return psycopg.connect(self.dsn, **{"autocommit": True, **options})
+        """Open a connection, in autocommit mode, once the server has recovered."""
+        give_up = time.monotonic() + 60
+        while True:
+            try:
+                return psycopg.connect(self.dsn, **{"autocommit": True, **options})
+            except psycopg.OperationalError:
+                if time.monotonic() > give_up:
+                    raise
+                time.sleep(0.05)
 
     @property
     def dsn(self) -> str:

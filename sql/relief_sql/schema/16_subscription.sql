@@ -54,6 +54,7 @@ as $$
 declare
   d constant relief.detector := relief._detector(detector);
 begin
+  perform relief._require_primary();
   if subscription is null or subscription = '' then
     raise exception 'the name of the subscription is empty'
       using errcode = 'invalid_parameter_value', hint = 'Name it as what reads: ''mailer''.';
@@ -90,6 +91,7 @@ declare
   d constant relief.detector := relief._detector(detector);
   s relief.subscription;
 begin
+  perform relief._require_primary();
   select * into s from relief.subscription as e where e.detector_id = d.id and e.name = $2 for update;
   if not found then
     raise exception 'detector "%" has no subscription "%"', d.name, coalesce($2, 'NULL')
