@@ -17,7 +17,6 @@ from psycopg.conninfo import make_conninfo
 
 import relief_trainer.train
 from relief_trainer import connection as trainer_connection
-from relief_trainer.document import serialize
 from relief_trainer.errors import ReliefError
 
 ROWS = 3_000
