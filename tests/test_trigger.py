@@ -260,25 +260,29 @@ def test_statement_timeout_while_scoring_cancels_the_insert(database: Database) 
     assert value(connection, "select count(*) from shop.orders where a = 13") == 0
 
 
+def _transactions(connection: Connection, *statements: str) -> int:
+    """Return how many numbers of transactions statements take in one: the least of three times, as others take some."""
+    taken = []
+    for _ in range(3):
+        with connection.transaction():
+            before = value(connection, "select txid_current()")
+            for statement in statements:
+                query(connection, statement)
+        taken.append(value(connection, "select txid_current()") - before)
+    return min(taken)
+
+
 def test_scoring_takes_no_subtransaction_and_writes_nothing_but_an_event(attached: Connection) -> None:
+    inserted = "insert into shop.orders (a, b) values "
     _insert(attached, "(1, 1)")
-    with attached.transaction():
-        before = value(attached, "select txid_current()")
-        _insert(attached, "(2, 1), (3, 1)")
-        query(attached, "update shop.orders set a = -2 where id = 501")
-        query(attached, "update shop.orders set b = -6 where id = 502")
-    assert value(attached, "select txid_current()") == before + 1
+    ordinary = f"{inserted} (2, 1), (3, 1)"
+    updates = ("update shop.orders set a = a - 1 where id = 501", "update shop.orders set b = -6 where id = 502")
+    assert _transactions(attached, ordinary, *updates) == 1
     assert value(attached, "select count(*) from relief.event") == 0
-    with attached.transaction():
-        before = value(attached, "select txid_current()")
-        _insert(attached, "(2, 1), (-2, 1)")
-    assert value(attached, "select txid_current()") == before + 2
-    assert value(attached, "select count(*) from relief.event") == 1
-    with attached.transaction():
-        before = value(attached, "select txid_current()")
-        _insert(attached, "(2, 1), (2, -6)")
-    assert value(attached, "select txid_current()") == before + 2
-    assert value(attached, "select count(*) from relief.event") == 2
+    assert _transactions(attached, f"{inserted} (2, 1), (-2, 1)") == 2
+    assert value(attached, "select count(*) from relief.event") == 3
+    assert _transactions(attached, f"{inserted} (2, 1), (2, -6)") == 2
+    assert value(attached, "select count(*) from relief.event") == 6
 
 
 def test_table_with_hidden_columns_and_partitions_is_scored(database: Database) -> None:
