@@ -386,7 +386,8 @@ def test_200_promotions_take_no_more_memory_than_the_models_that_are_kept(
         sizes.append(sum(size for _, size in _contexts(session)))
     names = [name for name, _ in _contexts(session)]
     assert (names.count("relief model"), names.count("relief rule")) == (16, 64)
-    assert len(set(sizes[64:])) == 1
+    # Rules differ by some letters; a model or rule that isn't freed would add up over the promotions.
+    assert max(sizes[64:]) - min(sizes[64:]) < 50_000
 
 
 def test_parallel_workers_score_as_the_leader_does(attached: psycopg.Connection) -> None:

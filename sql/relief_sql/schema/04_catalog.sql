@@ -38,7 +38,7 @@ begin
       -- or waits for what is given free here.
       when deadlock_detected then
         deadlocks := deadlocks + 1;
-        if deadlocks = 5 then
+        if deadlocks = 30 then
           raise;
         end if;
         perform pg_sleep(0.1);
