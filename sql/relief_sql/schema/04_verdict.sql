@@ -140,8 +140,11 @@ begin
                '%3$s(numbers, categories), numbers, categories, entity, %4$s)',
                rule_key, rule, relief._function_name(d, 'contributions'), relief._levels_text(d))
     end)
-    from relief._replaced_by_promote(d) as f));
-  perform relief._adopt_function(d, relief._generated(d, f.kind), f.description) from relief._replaced_by_promote(d) as f;
+    from relief._replaced_by_promote(d) as f)
+    -- CREATE OR REPLACE forgets that DROP EXTENSION takes them along. Both in one go: a GRANT that gets in between is waited for.
+    || array(select format('alter function %s depends on extension relief', relief._generated(d, f.kind))
+             from relief._replaced_by_promote(d) as f
+             where exists (select from pg_extension where extname = 'relief')));
   perform relief._renew_shadow(d, m.version);
 end
 $$;
