@@ -159,7 +159,8 @@ def test_grants_of_others_on_a_function_get_in_no_functions_way(shop: Database, 
             own.append(refusal)
 
     assert hammer(8, seconds, act, shop) == []
-    assert {refusal.diag.message_primary for refusal in own} <= {"tuple concurrently updated"}
+    # From PostgreSQL 18 on a GRANT locks the function too, and may be the one that ends a deadlock.
+    assert {refusal.diag.message_primary for refusal in own} <= {"tuple concurrently updated", "deadlock detected"}
     _assert_whole(shop)
 
 
