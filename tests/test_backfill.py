@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import psycopg
 import pytest
 from helpers.database import Database, query, refused, value
 from helpers.forests import add_model, stump
+from helpers.sessions import running
 from helpers.shop import FEATURES, make_orders
 from psycopg import Connection
 
@@ -27,29 +27,6 @@ def attached(database: Database) -> Database:
     database.query("select relief.attach('orders')")
     database.query("analyze shop.orders")
     return database
-
-
-@contextmanager
-def _running(*targets: object) -> Iterator[threading.Event]:
-    """Run functions in threads until the block ends; what they raise is raised here."""
-    stop, failures = threading.Event(), []
-
-    def guarded(target: object) -> None:
-        try:
-            target(stop)
-        except BaseException as failure:
-            failures.append(failure)
-
-    threads = [threading.Thread(target=guarded, args=(target,)) for target in targets]
-    for thread in threads:
-        thread.start()
-    try:
-        yield stop
-    finally:
-        stop.set()
-        for thread in threads:
-            thread.join()
-    assert not failures, failures
 
 
 def test_every_row_is_scored_as_an_insert_would_score_it(attached: Database) -> None:
@@ -144,7 +121,7 @@ def test_locked_rows_are_scored_in_the_end(attached: Database) -> None:
     def backfill(stop: threading.Event) -> None:
         query(attached.superuser, "call relief.backfill('orders', batch_rows => 1000)")
 
-    with _running(backfill):
+    with running(backfill):
         while value(observer, STALE, 1) > 3:
             time.sleep(0.01)
         holder.commit()
@@ -167,7 +144,7 @@ def test_rows_written_meanwhile_are_scored_and_nothing_is_lost(attached: Databas
             query(writers[1], "update shop.orders set note = coalesce(note, '') || 'x' where id = %s", key)
             written[1] += 1
 
-    with _running(insert, update):
+    with running(insert, update):
         attached.query("call relief.backfill('orders', batch_rows => 500)")
     assert attached.value(STALE, 1) == 0
     assert attached.value("select count(*) from shop.orders where note = 'new'") == written[0]
@@ -184,7 +161,7 @@ def test_rows_that_are_updated_all_the_time_are_scored_too(attached: Database) -
 
         return run
 
-    with _running(*(touch(connection, key) for connection, key in zip(writers, (1, 2, ROWS), strict=True))):
+    with running(*(touch(connection, key) for connection, key in zip(writers, (1, 2, ROWS), strict=True))):
         for version in range(2, 8):
             attached.query("call relief.backfill('orders')")
             assert attached.value(STALE, version - 1) == 0
@@ -199,7 +176,7 @@ def test_promotion_meanwhile_leaves_rows_of_two_versions_and_the_next_call_mends
     def backfill(stop: threading.Event) -> None:
         query(attached.superuser, "call relief.backfill('orders', batch_rows => 200)")
 
-    with _running(backfill):
+    with running(backfill):
         while value(observer, STALE, 1) > ROWS - 2000:
             time.sleep(0.001)
         query(observer, "select relief.promote('orders', 2)")

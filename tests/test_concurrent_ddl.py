@@ -199,20 +199,25 @@ def test_attach_waits_for_a_refresh_that_reads_the_table(shop: Database) -> None
     _assert_whole(shop)
 
 
+def _refused(connection: Connection, statement: str, refusals: list[psycopg.Error]) -> Callable[[object], None]:
+    """Return what runs a statement and keeps what the server refuses."""
+
+    def run(_: object) -> None:
+        try:
+            query(connection, statement)
+        except psycopg.Error as refusal:
+            refusals.append(refusal)
+
+    return run
+
+
 def test_two_detectors_of_a_table_attached_at_once_are_told_apart(shop: Database) -> None:
     shop.query("select relief.detach('orders')")
     shop.query("select relief.create_detector('second', 'shop.orders', '{a}', score_function => false)")
     first, second = shop.connect(autocommit=False), shop.connect()
     query(first, "select relief.attach('orders')")
     refusals: list[psycopg.Error] = []
-
-    def attach(_: object) -> None:
-        try:
-            query(second, "select relief.attach('second')")
-        except psycopg.Error as refusal:
-            refusals.append(refusal)
-
-    with running(attach):
+    with running(_refused(second, "select relief.attach('second')", refusals)):
         _wait_until_blocked(shop, second)
         first.commit()
     (refusal,) = refusals
@@ -226,14 +231,7 @@ def test_detector_detached_between_two_batches_ends_the_backfill_clearly(shop: D
     blocker, backfilling = shop.connect(autocommit=False), shop.connect()
     query(blocker, "select relief.detach('orders', drop_columns => true)")
     refusals: list[psycopg.Error] = []
-
-    def backfill(_: object) -> None:
-        try:
-            query(backfilling, "call relief.backfill('orders')")
-        except psycopg.Error as refusal:
-            refusals.append(refusal)
-
-    with running(backfill):
+    with running(_refused(backfilling, "call relief.backfill('orders')", refusals)):
         _wait_until_blocked(shop, backfilling)
         blocker.commit()
     (refusal,) = refusals

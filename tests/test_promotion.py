@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import threading
-import time
-
-import psycopg
 import pytest
 from helpers.database import Database, query, refused, value
 from helpers.forests import add_model, constant, stump
+from helpers.sessions import hammer
 from helpers.shop import FEATURES, make_orders
 from psycopg import Connection
 
@@ -94,33 +91,6 @@ def test_version_whose_document_is_gone_is_told_by_name(versions: Database) -> N
     assert "is not stored any more" in reason
 
 
-def _hammer(sessions: int, seconds: float, act: object, database: Database) -> list[psycopg.Error]:
-    """Call act(connection, round) in several sessions until the time is over, and return what the server refused."""
-    deadline = time.monotonic() + seconds
-    refusals: list[psycopg.Error] = []
-    unexpected: list[BaseException] = []
-
-    def run(connection: Connection, number: int) -> None:
-        rounds = 0
-        try:
-            while time.monotonic() < deadline:
-                try:
-                    act(connection, rounds * sessions + number)
-                except psycopg.Error as refusal:
-                    refusals.append(refusal)
-                rounds += 1
-        except BaseException as failure:
-            unexpected.append(failure)
-
-    threads = [threading.Thread(target=run, args=(database.connect(), number)) for number in range(sessions)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not unexpected, unexpected
-    return refusals
-
-
 DISAGREEING = """
     select count(*) from shop.orders
     where relief_model_version is not null
@@ -139,7 +109,7 @@ def test_score_flag_and_version_agree_under_promotion(versions: Database, second
         else:
             query(connection, "insert into shop.orders (a, b) select n, 1 from generate_series(1, 10) as n")
 
-    assert _hammer(4, seconds, act, versions) == []
+    assert hammer(4, seconds, act, versions) == []
     assert versions.value(DISAGREEING) == 0
     assert versions.value("select count(*) from shop.orders where relief_deviation ? 'error'") == 0
     assert versions.value("select count(distinct relief_model_version) from shop.orders") > 3
@@ -156,7 +126,7 @@ def test_rows_written_after_promote_returned_have_at_least_that_version(versions
             floor = promoted[0]
             assert value(connection, INSERT) >= floor
 
-    assert _hammer(3, 1.5, act, versions) == []
+    assert hammer(3, 1.5, act, versions) == []
     assert promoted[0] > 1
 
 
@@ -165,7 +135,7 @@ def test_sessions_that_promote_at_once_all_succeed(versions: Database, seconds: 
     def act(connection: Connection, number: int) -> None:
         query(connection, "select relief.promote('orders', %s)", number % VERSIONS + 1)
 
-    assert _hammer(4, seconds, act, versions) == []
+    assert hammer(4, seconds, act, versions) == []
     assert versions.value(INSERT) == versions.value("select promoted_version from relief.detector")
 
 
@@ -177,7 +147,7 @@ def test_promotions_of_two_detectors_of_one_table_do_not_get_in_each_others_way(
     def act(connection: Connection, number: int) -> None:
         query(connection, "select relief.promote(%s, %s)", ("orders", "second")[number % 2], number % 2 + 1)
 
-    assert _hammer(4, 1.0, act, versions) == []
+    assert hammer(4, 1.0, act, versions) == []
 
 
 def test_attaching_detaching_and_promoting_at_once_ends_in_order_or_in_clear_errors(versions: Database) -> None:
@@ -193,7 +163,7 @@ def test_attaching_detaching_and_promoting_at_once_ends_in_order_or_in_clear_err
                 query(connection, "insert into shop.orders (a, b) values (1, 1)")
 
     allowed = ("is not attached", "attached to table shop.orders already")
-    for refusal in _hammer(4, 1.5, act, versions):
+    for refusal in hammer(4, 1.5, act, versions):
         assert any(words in str(refusal) for words in allowed), str(refusal)
     assert versions.value(DISAGREEING) == 0
 
@@ -204,6 +174,6 @@ def test_promotion_under_repeatable_read_succeeds_or_is_refused_clearly(versions
             query(connection, "set transaction isolation level repeatable read")
             query(connection, "select relief.promote('orders', %s)", number % VERSIONS + 1)
 
-    for refusal in _hammer(3, 1.0, act, versions):
+    for refusal in hammer(3, 1.0, act, versions):
         assert refusal.sqlstate == "40001", str(refusal)
     assert versions.value(INSERT) == versions.value("select promoted_version from relief.detector")
