@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
 import statistics
-import subprocess
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 
 import numpy as np
 from sklearn.ensemble import IsolationForest
@@ -18,33 +15,18 @@ from relief_trainer.cluster import Cluster
 from tests.bench import insert, session
 from tests.bench.measure import medians, say, seconds
 from tests.bench.result import Bar, Result
-from tests.bench.server import Connection, connect, server, trained_server
+from tests.bench.server import Connection, add_kernel, connect, server, trained_server
 
-ROOT = Path(__file__).parents[2]
 ROWS = 200_000
 MANY_ROWS = 2_000_000
 WIDTHS = {8: 0.7, 30: 1.0}
 REPETITIONS = 5
 
 
-def _add_kernel(cluster: Cluster) -> None:
-    """Compile the kernel for a server, put it where the server finds it, and use it."""
-    make = ["make", "--silent", "kernel", f"PG_CONFIG={cluster.bin / 'pg_config'}"]
-    subprocess.run(make, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
-    with connect(cluster) as connection:
-        row = connection.execute(
-            "select setting, current_setting('server_version_num')::integer / 10000 from pg_config "
-            "where name = 'PKGLIBDIR'"
-        ).fetchone()
-        assert row is not None
-        shutil.copy2(ROOT / "build" / f"kernel-{row[1]}" / "relief_kernel.so", row[0])
-        connection.execute("select relief.use_kernel()")
-
-
 @contextlib.contextmanager
 def _flights_server(settings: Mapping[str, str] | None = None) -> Iterator[Cluster]:
     with trained_server(settings) as cluster:
-        _add_kernel(cluster)
+        add_kernel(cluster)
         yield cluster
 
 
@@ -59,7 +41,7 @@ def _numbers_server(width: int, rows: int = ROWS) -> Iterator[Connection]:
         connection.execute("select relief.create_detector('numbers', 'numbers', %s, contamination => 0.01)", [names])
         with trainer_connection.connect(cluster.dsn()) as trainer:
             train.train(trainer, "numbers", train.Settings(), promote=True)
-        _add_kernel(cluster)
+        add_kernel(cluster)
         connection.execute("set max_parallel_workers_per_gather = 0")
         yield connection
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
+import subprocess
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 from zlib import crc32
 
@@ -17,6 +20,7 @@ from relief_trainer import connection as trainer_connection
 from relief_trainer import flights, train
 from relief_trainer.cluster import Cluster, throwaway_cluster
 
+ROOT = Path(__file__).parents[2]
 FEATURES = ["dep_delay", "arr_delay", "air_time", "distance", "dep_time", "arr_time", "hour", "month"]
 Connection = psycopg.Connection[Any]
 
@@ -69,6 +73,20 @@ def promote_copy(connection: Connection, detector: str, content: Mapping[str, An
     text = json.dumps({**content, "trees": [{**first, "value": values}, *others], "provenance": provenance})
     connection.execute("select relief.add_model(%s, %s, %s)", [detector, text, checksum(text)])
     connection.execute("select relief.promote(%s)", [detector])
+
+
+def add_kernel(cluster: Cluster) -> None:
+    """Compile the kernel for a server, put it where the server finds it, and use it."""
+    make = ["make", "--silent", "kernel", f"PG_CONFIG={cluster.bin / 'pg_config'}"]
+    subprocess.run(make, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+    with connect(cluster) as connection:
+        row = connection.execute(
+            "select setting, current_setting('server_version_num')::integer / 10000 from pg_config "
+            "where name = 'PKGLIBDIR'"
+        ).fetchone()
+        assert row is not None
+        shutil.copy2(ROOT / "build" / f"kernel-{row[1]}" / "relief_kernel.so", row[0])
+        connection.execute("select relief.use_kernel()")
 
 
 def copy_table(connection: Connection, name: str) -> None:

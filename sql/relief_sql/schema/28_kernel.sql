@@ -19,7 +19,8 @@ as $$
     ('relief._load(text, text, bytea)', 'relief_load_1', 1),
     ('relief._load_rule(text, text, text)', 'relief_load_rule_1', 1),
     ('relief._score(text, text, double precision[], text[])', 'relief_score_1', 100),
-    ('relief._judge(text, text, text, double precision[], text[], text, double precision[], boolean)', 'relief_judge_1', 500)
+    ('relief._judge(text, text, text, double precision[], text[], text, double precision[], boolean)', 'relief_judge_1', 500),
+    ('relief._levels(integer, text, smallint)', 'relief_levels_1', 50)
   ) as f (signature, symbol, cost)
   join pg_proc as p on p.oid = f.signature::regprocedure
   join pg_language as l on l.oid = p.prolang
