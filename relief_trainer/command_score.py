@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict
 
 import click
@@ -14,11 +15,21 @@ from relief_trainer.options import print_json, split_columns, with_dsn, with_jso
 @click.option("--model", "named", metavar="FILE|NAME", required=True, help="A model's file, or a detector's name.")
 @click.option("--out", metavar="FILE", required=True, help="Where to: .parquet, .csv or .jsonl.")
 @click.option("--keep", callback=split_columns, metavar="COLUMNS", help="Columns to copy; by default the source's key.")
-@click.option("--batch-rows", type=click.IntRange(1), default=10_000, show_default=True, help="Rows held in memory.")
+@click.option(
+    "--batch-rows", type=click.IntRange(1), default=10_000, show_default=True, help="Rows a process holds in memory."
+)
+@click.option("--jobs", type=click.IntRange(1), metavar="N", help="Processes that score; by default one a core.")
 @with_dsn
 @with_json
 def score(
-    uri: str, named: str, out: str, keep: list[str] | None, batch_rows: int, dsn: str | None, as_json: bool
+    uri: str,
+    named: str,
+    out: str,
+    keep: list[str] | None,
+    batch_rows: int,
+    jobs: int | None,
+    dsn: str | None,
+    as_json: bool,
 ) -> None:
     """Score the rows of a file or database outside PostgreSQL, as the server would, and write the scores to a file.
 
@@ -37,7 +48,8 @@ def score(
 
     model = find_model(named, lambda: connect(dsn))
     with open_source(uri) as source, Progress.shown() as progress:
-        scored = run(source, model, out, keep=keep, batch_rows=batch_rows, progress=progress)
+        cores = os.cpu_count() or 1
+        scored = run(source, model, out, keep=keep, batch_rows=batch_rows, jobs=jobs or cores, progress=progress)
     if not scored.rows:
         click.echo(f"warning: {scored.source} has no rows", err=True)
     if as_json:

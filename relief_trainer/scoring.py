@@ -7,9 +7,12 @@ import shlex
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from joblib import Parallel, delayed
 from relief_runtime.forest import Forest
 
 from relief_trainer import archive, parity
@@ -20,6 +23,10 @@ from relief_trainer.errors import ReliefError
 from relief_trainer.progress import Progress
 from relief_trainer.score_file import ScoreFile
 from relief_trainer.sources import Row, Source, values
+
+# Rows of features and columns to keep; columns to keep and scores.
+_Batch = list[tuple[Row, list[Any]]]
+_ScoredBatch = list[tuple[list[Any], float | None]]
 
 SCORE, IS_ANOMALY, ROW = "relief_anomaly_score", "relief_is_anomaly", "row"
 
@@ -47,6 +54,7 @@ class Model:
     """A stored model, ready to score rows of columns that are called as its features."""
 
     def __init__(self, stored: Stored) -> None:
+        self.stored = stored
         self.detector = stored.detector
         self.version = stored.version
         self._forest = Forest(parity.as_server_keeps(stored.document))
@@ -95,6 +103,7 @@ def score(
     *,
     keep: Sequence[str] | None = None,
     batch_rows: int = 10_000,
+    jobs: int = 1,
     progress: Progress | None = None,
 ) -> Scored:
     """Score all rows of a source and write the scores to a CSV, JSON lines or Parquet file, whole or not at all.
@@ -104,7 +113,9 @@ def score(
     keep
         Columns to write beside the scores; by default those that identify a row, or else the row's number from 1 on.
     batch_rows
-        Rows that are held in memory at a time.
+        Rows that a process holds in memory at a time.
+    jobs
+        Processes that score, each a batch at a time.
 
     Raises
     ------
@@ -124,11 +135,10 @@ def score(
         ScoreFile(out, header) as file,
         progress.counting(f"scoring {source.name}", source.count()) as advance,
     ):
-        for batch in _read(source, model.columns, kept, batch_rows):
+        for batch in _score_batches(_read(source, model.columns, kept, batch_rows), model, source.name, jobs):
             lines = []
-            for features, beside in batch:
+            for beside, value in batch:
                 rows += 1
-                value = model.score(features, source.name)
                 is_anomaly = None if value is None else value >= model.threshold
                 anomalies += is_anomaly is True
                 unscored += value is None
@@ -139,13 +149,35 @@ def score(
     return Scored(model.detector, model.version, source.name, out, model.threshold, rows, anomalies, unscored, seconds)
 
 
-def _read(
-    source: Source, features: Mapping[str, type], kept: Sequence[str], batch_rows: int
-) -> Iterator[Iterator[tuple[Row, list[Any]]]]:
+def _score_batches(batches: Iterator[_Batch], model: Model, source_name: str, jobs: int) -> Iterator[_ScoredBatch]:
+    """Yield batches with their scores, in order; what is read is read by this process alone."""
+    with Parallel(n_jobs=jobs) as parallel:
+        while several := list(islice(batches, jobs)):
+            if len(several) == 1:
+                # Not worth the start of other processes.
+                yield _score_batch(several[0], model, source_name)
+            else:
+                calls = (delayed(_score_as_stored)(batch, model.stored, source_name) for batch in several)
+                yield from parallel(calls)
+
+
+def _score_batch(batch: _Batch, model: Model, source_name: str) -> _ScoredBatch:
+    return [(beside, model.score(features, source_name)) for features, beside in batch]
+
+
+def _score_as_stored(batch: _Batch, stored: Stored, source_name: str) -> _ScoredBatch:
+    """Score a batch in another process, to which compiled forests don't travel."""
+    return _score_batch(batch, _model(stored), source_name)
+
+
+_model = lru_cache(maxsize=1)(Model)
+
+
+def _read(source: Source, features: Mapping[str, type], kept: Sequence[str], batch_rows: int) -> Iterator[_Batch]:
     """Yield batches of features and columns to keep; a source reads a column once, whatever it is for."""
     both = [name for name in kept if name in features]
     columns = {**features, **{name: object for name in kept if name not in both}}
     places = [list(columns).index(name) for name in kept]
     count = len(features)
     for batch in source.batches(columns, batch_rows):
-        yield ((row[:count], [values.plain(row[place]) for place in places]) for row in batch)
+        yield [(row[:count], [values.plain(row[place]) for place in places]) for row in batch]

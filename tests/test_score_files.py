@@ -55,7 +55,7 @@ class Listed(Source):
 
     @classmethod
     def open(cls, uri: str) -> Source:
-        raise NotImplementedError
+        return cls(uri.split(","), [], [])
 
     def columns(self) -> list[str]:
         return self._names
@@ -77,7 +77,7 @@ def test_the_three_formats_hold_the_same(places: Places, model_file: str, tmp_pa
     for ending in ("csv", "jsonl", "parquet"):
         succeeds(
             "score", "--source", places.fill("sqlite", name=ending), "--model", model_file,
-            "--out", str(tmp_path / f"x.{ending}"), "--keep", "id,note,a", "--batch-rows", "37",
+            "--out", str(tmp_path / f"x.{ending}"), "--keep", "id,note,a", "--batch-rows", "37", "--jobs", "1",
         )  # fmt: skip
     as_parquet = parquet.read_table(tmp_path / "x.parquet").to_pylist()
     as_lines = [json.loads(line) for line in (tmp_path / "x.jsonl").read_text(encoding="utf-8").splitlines()]
@@ -100,6 +100,25 @@ def test_a_row_without_any_feature_has_no_score_and_no_flag(model: Model, tmp_pa
     assert (tmp_path / "x.csv").read_text().splitlines()[1:3] == ["1,,", "2,,"]
     table = parquet.read_table(tmp_path / "x.parquet")
     assert table["relief_anomaly_score"].null_count == table["relief_is_anomaly"].null_count == 2
+
+
+def test_several_processes_write_what_one_writes(model: Model, tmp_path: Path) -> None:
+    rows = [(float(n % 7), None if n % 5 == 0 else n / 3, float(n)) for n in range(100)]
+    source = Listed(["a", "b", "c"], [rows[start : start + 9] for start in range(0, 100, 9)], ["c"])
+    told = []
+    for jobs in (1, 2, 5):
+        scored = score(source, model, str(tmp_path / f"{jobs}.csv"), jobs=jobs)
+        told.append((scored.rows, scored.anomalies, (tmp_path / f"{jobs}.csv").read_text()))
+    assert told == [told[0]] * 3
+    assert told[0][0] == 100
+
+
+def test_a_wrong_value_in_another_process_is_told_and_leaves_no_file(model: Model, tmp_path: Path) -> None:
+    source = Listed(["a", "b", "c"], [[(1.0, 1, 1)], [(1.0, "x", 1)]], [])
+    with pytest.raises(ReliefError, match='column "b" of list') as told:
+        score(source, model, str(tmp_path / "x.csv"), jobs=2)
+    assert told.value.hint
+    assert list(tmp_path.glob("*x.csv*")) == []
 
 
 @pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet"])
