@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import statistics
 from collections.abc import Iterator, Mapping
+from functools import partial
 
 import numpy as np
 from sklearn.ensemble import IsolationForest
@@ -12,7 +13,7 @@ from sklearn.ensemble import IsolationForest
 from relief_trainer import connection as trainer_connection
 from relief_trainer import train
 from relief_trainer.cluster import Cluster
-from tests.bench import insert, session
+from tests.bench import insert, peers, session
 from tests.bench.measure import medians, say, seconds
 from tests.bench.result import Bar, Result
 from tests.bench.server import Connection, add_kernel, connect, server, trained_server
@@ -47,7 +48,7 @@ def _numbers_server(width: int, rows: int = ROWS) -> Iterator[Connection]:
 
 
 def per_row() -> list[Result]:
-    """Measure what scoring a row in a SELECT costs above the bare scan, against Python and scikit-learn's batch."""
+    """Measure what scoring a row in a SELECT costs above the bare scan, against Python and other programs."""
     results = []
     for width, bar in WIDTHS.items():
         with _numbers_server(width) as connection:
@@ -63,6 +64,10 @@ def per_row() -> list[Result]:
                 connection.execute("select relief.use_kernel()")
                 return taken
 
+            outside = {
+                name: partial(seconds, partial(score, rows))
+                for name, score in peers.scorers(forest, rows[:100_000]).items()
+            }
             say(f"  {ROWS:,} rows of {width} features")
             scan("relief_score(n)")
             taken = medians(
@@ -70,19 +75,18 @@ def per_row() -> list[Result]:
                 {
                     "bare": lambda scan=scan: scan("n.x1"),
                     "kernel": lambda scan=scan: scan("relief_score(n)"),
-                    "scikit": lambda rows=rows, forest=forest: seconds(lambda: forest.score_samples(rows)),
+                    **outside,
                 },
             )
             python = (by_python() - taken["bare"]) / ROWS * 1e6
         kernel = (taken["kernel"] - taken["bare"]) / ROWS * 1e6
-        scikit = taken["scikit"] / ROWS * 1e6
         what = f"kernel: relief_score(row) of {width} features in a SELECT"
         results.append(Result(f"{what}, absolute", kernel, "us", Bar(bar, unit="us"), f"{ROWS:,} rows, serial"))
         results.append(Result(f"Python, against {what}", python / kernel, detail=f"{python:.1f} us a row"))
-        detail = f"{scikit:.1f} us a row"
-        results.append(
-            Result(f"scikit-learn's batch, against {what}", scikit / kernel, bar=Bar(3, at_least=True), detail=detail)
-        )
+        for name in outside:
+            peer = taken[name] / ROWS * 1e6
+            least = Bar(3, at_least=True) if name.startswith("scikit-learn") else None
+            results.append(Result(f"{name}, against {what}", peer / kernel, bar=least, detail=f"{peer:.1f} us a row"))
     return results
 
 
