@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 
 import psycopg
 import pytest
 from helpers.clusters import Standby
 from helpers.database import query, refused, value
 from helpers.forests import add_model, constant, proven, stump
+from helpers.kernel import give_library, without_library
 from helpers.rights import FILLED, FORBIDDEN, FUNCTIONS
 from helpers.server import install
 from helpers.shop import COMPANIONS, FEATURES, make_orders
@@ -69,6 +71,30 @@ def test_a_standby_scores_as_its_primary_and_checks_itself(primary: Cluster, sta
             assert rows == query(there, statement)
             assert rows
         assert query(here, "select result from relief.check() where result <> 'ok'") == []
+
+
+def test_a_standby_scores_by_the_kernel_where_it_has_it_and_says_where_not(
+    primary: Cluster, standby: Standby, kernel_library: Path
+) -> None:
+    with _connect(primary) as superuser, _connect(standby, "app") as opened, _connect(standby, "app") as another:
+        by_python = [query(opened, statement) for statement in STATE[:3]]
+        give_library(superuser, kernel_library)
+        query(superuser, "select relief.use_kernel()")
+        standby.catch_up()
+        for session in (opened, another):
+            assert [query(session, statement) for statement in STATE[:3]] == by_python
+            assert query(session, "select result from relief.check() where result <> 'ok'") == []
+        with without_library(superuser), _connect(standby, "app") as without:
+            with refused("58P01", "could not access file"):
+                query(without, STATE[0])
+            told = value(
+                without, "select result from relief.check() where \"check\" = 'the kernel scores as it should'"
+            )
+            assert "needs the kernel: install it on this server" in told
+            assert told.endswith("or score without it: select relief.use_kernel(false); on its primary")
+        query(superuser, "select relief.use_kernel(false)")
+        standby.catch_up()
+        assert [query(opened, statement) for statement in STATE[:3]] == by_python
 
 
 def test_what_changes_something_says_that_it_is_on_a_standby(standby: Standby) -> None:
