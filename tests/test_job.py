@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
 from helpers.database import query, refused, value
 from helpers.forests import add_model, stump
+from helpers.sessions import running
 from helpers.shop import FEATURES
 from helpers.world import World
 
@@ -205,13 +207,53 @@ def test_check_tells_what_no_worker_does_and_what_failed(world: World) -> None:
     assert value(world.app, check) == "ok"
 
 
-def test_candidate_that_promote_refuses_is_not_promoted_and_the_log_says_why(world: World) -> None:
+def _judged(world: World, version: int) -> tuple[bool, str]:
+    """Return what becomes of a version if it is better, which the log says too."""
+    decided = "select promoted, reason from relief._promote_if_better('orders', %s)"
+    ((promoted, reason),) = query(world.app, decided, version)
+    logged = "select version, reason, details from relief.audit where action = 'compare' order by id desc limit 1"
+    assert query(world.app, logged) == [(version, reason, {"better": promoted})]
+    return promoted, reason
+
+
+@pytest.mark.parametrize("promoted", [None, 1])
+def test_candidate_that_promote_refuses_is_not_promoted_and_the_log_says_why(
+    world: World, promoted: int | None
+) -> None:
+    for _ in range(2):
+        add_model(world.app, "orders", stump(FEATURES))
+    if promoted:
+        query(world.app, "select relief.promote('orders', %s)", promoted)
+    query(world.app, "select relief.retire('orders', 2)")
+    judged, reason = _judged(world, 2)
+    assert (judged, reason.startswith("version 2 fails its check: it was retired on ")) == (False, True)
+    add_model(world.app, "orders", {**stump(FEATURES), "parity": None})
+    unproven = "its document tells of no comparison with scikit-learn"
+    assert _judged(world, 3) == (False, f"version 3 fails its check: {unproven}")
     add_model(world.app, "orders", stump(FEATURES))
     world.database.query("update relief.feature set name = 'other' where name = 'a'")
-    ((promoted, reason),) = query(world.app, "select promoted, reason from relief._promote_if_better('orders', 1)")
-    assert (promoted, reason) == (
-        False,
-        'version 1 takes the features {a,log_b}, but detector "orders" has {other,log_b}',
-    )
-    assert query(world.app, "select reason from relief.audit where action = 'compare'") == [reason]
-    assert value(world.app, "select promoted_version from relief.detector") is None
+    renamed = 'version 4 takes the features {a,log_b}, but detector "orders" has {other,log_b}'
+    assert _judged(world, 4) == (False, renamed)
+    world.database.query("update relief.feature set name = 'a' where name = 'other'")
+    query(world.app, "alter table shop.orders alter a type text")
+    judged, reason = _judged(world, 4)
+    assert (judged, "column a of table shop.orders" in reason) == (False, True)
+    assert value(world.app, "select promoted_version from relief.detector") == promoted
+
+
+def test_candidate_that_is_retired_while_it_is_compared_is_not_promoted(world: World) -> None:
+    for _ in range(2):
+        add_model(world.app, "orders", stump(FEATURES))
+    other = world.database.connect(world.app.info.user, autocommit=False)
+    judging = world.database.connect(world.app.info.user)
+    query(other, "select relief.retire('orders', 2)")
+    judged: list[tuple[bool, str]] = []
+
+    def judge(_: object) -> None:
+        judged.extend(query(judging, "select promoted, reason from relief._promote_if_better('orders', 2)"))
+
+    with running(judge):
+        world.database.wait_until_blocked(judging)
+        other.commit()
+    refusal = 'version 2 of detector "orders" fails its check: it was retired on'
+    assert [(promoted, reason.startswith(refusal)) for promoted, reason in judged] == [(False, True)]

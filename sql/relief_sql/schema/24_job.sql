@@ -390,18 +390,25 @@ create function relief._promote_if_better(detector text, version integer, out pr
 as $$
 declare
   d constant relief.detector := relief._present_detector(detector);
+  m constant relief.model := relief._model_of(d, version);
 begin
-  select b.better, b.reason into promoted, reason from relief._better(d.name, $2) as b;
-  if promoted then
-    begin
-      perform relief.promote(d.name, $2);
-    exception when object_not_in_prerequisite_state then
-      -- However well it compares, what promote refuses is not promoted.
-      promoted := false;
-      reason := sqlerrm;
-    end;
-  end if;
-  perform relief._audit(d, 'compare', $2, reason, jsonb_build_object('better', promoted));
+  promoted := false;
+  begin
+    -- However well it compares, what promote refuses is not promoted: asked first, as what fails may not compare at all.
+    perform relief._require_features(d, m);
+    select format('version %s fails its check: %s', m.version, c.problem) into reason from relief._check_candidate(d, m) as c (problem) limit 1;
+    if not found then
+      select b.better, b.reason into promoted, reason from relief._better(d.name, m.version) as b;
+      if promoted then
+        perform relief.promote(d.name, m.version);
+      end if;
+    end if;
+  exception when object_not_in_prerequisite_state then
+    -- Also what has come about since, in the time that comparing takes.
+    promoted := false;
+    reason := sqlerrm;
+  end;
+  perform relief._audit(d, 'compare', m.version, reason, jsonb_build_object('better', promoted));
 end
 $$;
 comment on function relief._promote_if_better(text, integer) is 'Promotes a version if relief._better says so, and logs why or why not.';
