@@ -15,6 +15,7 @@ from relief_trainer.command_life import log, promote, retire, rollback
 from relief_trainer.command_score import score
 from relief_trainer.command_train import train
 from relief_trainer.command_upgrade import uninstall, upgrade
+from relief_trainer.command_vacuum import vacuum
 from relief_trainer.command_watch import watch
 from relief_trainer.command_worker import jobs, worker
 from relief_trainer.errors import ReliefError
@@ -227,7 +228,7 @@ def demo(dsn: str | None, keep: bool, load: bool) -> None:
 
 COMMANDS = (
     *(train, backfill, score, backtest, thresholds, upgrade, uninstall),
-    *(worker, jobs, watch, promote, rollback, retire, log),
+    *(worker, jobs, watch, promote, rollback, retire, log, vacuum),
 )
 for command in COMMANDS:
     main.add_command(command)

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from relief_trainer.errors import ReliefError
-from relief_trainer.options import Command, print_json, print_table, version_number, with_dsn, with_json
+from relief_trainer.options import Command, print_json, print_table, tell_warnings, version_number, with_dsn, with_json
 
 
 def with_reason(command: Command) -> Command:
@@ -97,6 +97,7 @@ def _run(verb: str, dsn: str | None, **arguments: Any) -> Any:
     from relief_trainer.queries import query
 
     with connect(dsn) as connection:
+        tell_warnings(connection)
         row = connection.execute(query(verb, **arguments)).fetchone() or {}
         connection.commit()
     return row[verb]

@@ -6,11 +6,16 @@ import csv
 import json
 import shlex
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from relief_trainer.errors import ReliefError
+
+if TYPE_CHECKING:
+    from psycopg.errors import Diagnostic
+
+    from relief_trainer.connection import Connection
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -46,6 +51,18 @@ def version_number(ctx: click.Context, _: click.Parameter, value: str | None) ->
     raise ReliefError(
         f'"{value}" is no version of a model', f"List the versions: relief show {shlex.quote(ctx.params['name'])}"
     )
+
+
+def tell_warnings(connection: Connection) -> None:
+    """Print what the server warns of on a connection, with its hints, beside the command's result."""
+
+    def tell(notice: Diagnostic) -> None:
+        if notice.severity_nonlocalized == "WARNING":
+            click.echo(f"warning: {notice.message_primary}", err=True)
+            if notice.message_hint:
+                click.echo(f"hint: {notice.message_hint}", err=True)
+
+    connection.add_notice_handler(tell)
 
 
 def print_json(value: Any) -> None:

@@ -150,6 +150,9 @@ select relief.rollback({detector}, {reason}::text);
 -- name: retire
 select relief.retire({detector}, {version}, {reason}::text);
 
+-- name: vacuum
+select name, what, dropped, kept from relief.vacuum({detector}::text, {max_rows});
+
 -- name: log
 select happened_at, role, action, version, reason, details
 from relief.audit

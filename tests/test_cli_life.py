@@ -1,4 +1,4 @@
-"""The commands of a model's life: promote by force, rollback, retire, log."""
+"""The commands of a model's life: promote by force, rollback, retire, log; and vacuum."""
 
 from __future__ import annotations
 
@@ -98,3 +98,44 @@ def test_show_tells_the_stage_of_each_version(shop: Database) -> None:
         (3, "retired"),
     ]
     assert "2        promoted" in succeeds(relief(shop, "show", "orders"))
+
+
+def test_rollback_tells_what_speaks_against_the_version(shop: Database) -> None:
+    succeeds(relief(shop, "promote", "orders", "3", "--force"))
+    succeeds(relief(shop, "promote", "orders", "1"))
+    rolled_back = relief(shop, "rollback", "orders")
+    assert succeeds(rolled_back) == "orders: version 3 is promoted again\n"
+    assert rolled_back.stderr.startswith('warning: version 3 of detector "orders" fails its check: ')
+
+
+def _leave_events(shop: Database, detector: str, count: int) -> None:
+    shop.query(
+        "insert into relief.event (detector, relation, happened_at) "
+        "select %s, 'shop.orders', now() - interval '2 years' from generate_series(1, %s)",
+        detector,
+        count,
+    )
+
+
+def test_vacuum_goes_on_until_nothing_is_past_its_limit(shop: Database) -> None:
+    _leave_events(shop, "orders", 5)
+    _leave_events(shop, "gone", 3)
+    told = json.loads(succeeds(relief(shop, "vacuum", "orders", "--max-rows", "2", "--json")))
+    assert told[0] == {"name": "orders", "what": "events", "dropped": 5, "kept": 0}
+    assert {row["what"] for row in told} == {"events", "quarantine", "failures", "jobs", "audit", "versions"}
+    logged = shop.query("select details -> 'events' from relief.audit where action = 'vacuum' order by id")
+    assert logged == [2, 2, 1]
+    header, *lines = succeeds(relief(shop, "vacuum")).splitlines()
+    assert header.split() == ["name", "what", "dropped", "kept"]
+    assert ["gone", "events", "3", "0"] in [line.split() for line in lines]
+    assert shop.query("select id from relief.event") == []
+
+
+def test_vacuum_tells_who_has_missed_what_and_unknown_detectors(shop: Database) -> None:
+    _leave_events(shop, "orders", 2)
+    shop.query("select relief.subscribe('orders', 'mailer', '-infinity')")
+    shop.query("update relief.subscription set moved_at = '2020-01-02'")
+    warning, hint = relief(shop, "vacuum", "orders", "--json").stderr.splitlines()
+    assert warning.startswith('warning: 2 events are dropped that subscription "mailer" of detector "orders" has not')
+    assert hint == "hint: If nobody reads it any more: select relief.unsubscribe('orders', 'mailer');"
+    assert fails(relief(shop, "vacuum", "order"))[0] == 'error: detector "order" does not exist'

@@ -9,7 +9,7 @@ import pytest
 from helpers.database import Database, query, refused, value
 from helpers.forests import add_model, constant
 from helpers.shop import FEATURES, make_orders
-from helpers.world import World
+from helpers.world import World, told
 from psycopg import Connection
 
 VERSIONS = "select version from relief.model order by version"
@@ -150,6 +150,84 @@ def test_limits_that_cannot_be_are_refused(orders: Connection, limit: str, messa
     with refused("22003", message, "such as "):
         query(orders, f"select relief.set_retention('orders', {limit})")
     assert query(orders, "select * from relief.retention") == []
+
+
+def test_one_call_drops_no_more_rows_of_a_kind_than_it_is_told(versions: Connection) -> None:
+    _leave(versions, "event", "2 years", "4 years", "3 years", "1 day")
+    _leave(versions, "audit", "6 years", "7 years")
+    query(
+        versions,
+        "insert into relief.shadow_score (detector, relation, version) select name, relation, 1 "
+        "from relief.detector, generate_series(1, 100003)",
+    )
+    told = "select what, dropped, kept from relief.vacuum('orders', max_rows => 2) where what = any (%s)"
+    for events, audit, shadow in (((2, 2), 2, (2, 100001)), ((1, 1), 0, (1, 100000)), ((0, 1), 0, (0, 100000))):
+        dropped = {what: counts for what, *counts in query(versions, told, ["events", "audit", "shadow_scores"])}
+        assert (dropped["events"], dropped["audit"][0], dropped["shadow_scores"]) == ([*events], audit, [*shadow])
+    with refused("22003", "max_rows is 0, not at least 1", "such as 100000; NULL for all."):
+        query(versions, "select relief.vacuum('orders', 0)")
+
+
+def _subscribe(connection: Connection, name: str, moved: str, since: str = "-infinity") -> None:
+    """Have a reader subscribed from a moment on that confirmed anything so long ago for the last time."""
+    query(connection, "select relief.subscribe('orders', %s, %s)", name, since)
+    moved_at = "update relief.subscription set moved_at = now() - %s::interval where name = %s"
+    query(connection, moved_at, moved, name)
+
+
+def _read(connection: Connection, name: str, count: int, confirmed: int) -> None:
+    """Have a reader read so many events and confirm some of them."""
+    events = query(connection, "select batch::text, event from relief.next_events('orders', %s, %s)", name, count)
+    query(connection, "select relief.confirm('orders', %s, %s, %s)", name, *events[confirmed - 1])
+
+
+def test_events_that_a_reader_still_has_to_read_stay_until_it_has(versions: Connection) -> None:
+    _leave(versions, "event", *["2 years"] * 4)
+    query(versions, "insert into relief.event (detector, relation, error) values ('orders', 'shop.orders', 'x')")
+    query(versions, "update relief.event set happened_at = now() - interval '2 years' where error is not null")
+    _subscribe(versions, "mailer", "364 days")
+    _subscribe(versions, "new", "1 day", since="now")
+    assert told(versions, "select relief.vacuum('orders')") == []
+    assert _vacuum(versions)["events"] == (0, 4)
+    _read(versions, "mailer", 5, 2)
+    assert _vacuum(versions)["events"] == (2, 2)
+    # In the midst of a batch, and after it; what comes meanwhile is of the next one.
+    _read(versions, "mailer", 1, 1)
+    _leave(versions, "event", "3 years")
+    assert _vacuum(versions)["events"] == (1, 2)
+    for _ in range(2):
+        _read(versions, "mailer", 2, 1)
+    dropped = _vacuum(versions)
+    assert (dropped["events"], dropped["failures"]) == ((1, 1), (1, 0))
+    _read(versions, "mailer", 1, 1)
+    assert _vacuum(versions)["events"] == (1, 0)
+
+
+def test_a_reader_that_is_gone_is_not_waited_for_and_what_it_misses_is_told(versions: Connection) -> None:
+    _leave(versions, "event", *["2 years"] * 3, "1 day")
+    _subscribe(versions, "gone", "367 days")
+    _subscribe(versions, "O'Hara", "400 days")
+    _read(versions, "O'Hara", 3, 2)
+    query(versions, "update relief.subscription set moved_at = '2020-01-02 03:04:05+00' where name = 'O''Hara'")
+    warnings: list[tuple[str, str]] = []
+    versions.add_notice_handler(lambda said: warnings.append((said.message_primary or "", said.message_hint or "")))
+    query(versions, "set timezone = 'UTC'")
+    _subscribe(versions, "mailer", "1 day")
+    assert _vacuum(versions)["events"] == (0, 4)
+    assert warnings == []
+    query(versions, "select relief.unsubscribe('orders', 'mailer')")
+    assert _vacuum(versions)["events"] == (3, 1)
+    (ohara, hint), (gone, _) = warnings
+    assert ohara == (
+        '1 events are dropped that subscription "O\'Hara" of detector "orders" has not read: '
+        "it has confirmed nothing since 2020-01-02 03:04:05+00"
+    )
+    assert gone.startswith('3 events are dropped that subscription "gone" of detector "orders" has not read: ')
+    query(versions, hint.removeprefix("If nobody reads it any more: "))
+    assert query(versions, "select name from relief.subscription") == ["gone"]
+    assert len(warnings) == 2
+    # It goes on with what is left.
+    assert len(query(versions, "select event from relief.next_events('orders', 'gone')")) == 1
 
 
 def test_unknown_detectors_are_refused(orders: Connection) -> None:

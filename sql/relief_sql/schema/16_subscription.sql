@@ -131,6 +131,17 @@ $$;
 comment on function relief._unread(text, timestamptz, pg_snapshot, pg_snapshot, bigint, integer) is
   'Returns events of a detector that one snapshot doesn''t show and another does, after one that was confirmed.';
 
+create function relief._is_unread(e relief.event, s relief.subscription)
+  returns boolean
+  language sql
+  immutable
+return
+  e.happened_at >= s.since
+  and pg_visible_in_snapshot(e.transaction, s.seen) is not true
+  and (e.id <= s.confirmed and pg_visible_in_snapshot(e.transaction, s.reading)) is not true;
+comment on function relief._is_unread(relief.event, relief.subscription) is
+  'Whether an event of a subscription''s detector is still to be returned by relief.next_events, or to be confirmed.';
+
 create function relief._event_content(e relief.event)
   returns jsonb
   language sql

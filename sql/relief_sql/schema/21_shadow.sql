@@ -326,7 +326,7 @@ $$;
 comment on function relief._shadow_comparison(relief.detector, integer, integer) is
   'Returns what a version in shadow and the one that was promoted said of the same inserted rows.';
 
-create function relief._vacuum_shadow(d relief.detector, kept integer default 100000)
+create function relief._vacuum_shadow(d relief.detector, kept integer default 100000, max_rows bigint default null)
   returns bigint
   language plpgsql
   set search_path = pg_catalog, pg_temp
@@ -335,12 +335,17 @@ declare
   dropped bigint;
 begin
   delete from relief.shadow_score as s
-  where s.detector = d.name
-    and (s.relation <> d.relation
-         or s.id <= (select e.id from relief.shadow_score as e where e.detector = d.name and e.relation = d.relation order by e.id desc offset $2 limit 1));
+  where s.id in (
+    select o.id
+    from relief.shadow_score as o
+    where o.detector = d.name
+      and (o.relation <> d.relation
+           or o.id <= (select e.id from relief.shadow_score as e where e.detector = d.name and e.relation = d.relation order by e.id desc offset $2 limit 1))
+    order by o.id
+    limit $3);
   get diagnostics dropped = row_count;
   return dropped;
 end
 $$;
-comment on function relief._vacuum_shadow(relief.detector, integer) is
-  'Drops all but the newest rows that a detector''s versions have scored in shadow, and returns how many it dropped.';
+comment on function relief._vacuum_shadow(relief.detector, integer, bigint) is
+  'Drops all but the newest rows that a detector''s versions have scored in shadow, at most so many at once, and returns how many it dropped.';

@@ -109,42 +109,69 @@ comment on function relief._require_retention(text, integer, interval, interval,
   'Raises an error for the first limit that can''t be.';
 
 create function relief._kept_for_a_time()
-  returns table (what text, by_limit text, relation text, moment text, whose text)
+  returns table (what text, by_limit text, relation text, moment text, whose text, awaited text)
   language sql
   immutable
   set search_path = pg_catalog, pg_temp
 as $$
-  values
-    ('events', 'events', 'relief.event', 'happened_at', 'o.detector = $1 and o.relation = $2 and o.error is null'),
-    ('quarantine', 'events', 'relief.quarantine', 'resolved_at', 'o.detector = $1 and o.relation = $2'),
-    ('failures', 'failures', 'relief.event', 'happened_at', 'o.detector = $1 and o.relation = $2 and o.error is not null'),
-    ('jobs', 'jobs', 'relief.job', 'finished_at', 'o.detector = $1'),
-    ('audit', 'audit', 'relief.audit', 'happened_at', 'o.detector = $1 and o.relation = $2')
+  with reader (awaits) as (values ('exists (select from unnest($3) as s where relief._is_unread(o, s))'))
+  select k.*
+  from reader as r
+  cross join lateral (values
+    ('events', 'events', 'relief.event', 'happened_at', 'o.detector = $1 and o.relation = $2 and o.error is null', r.awaits),
+    ('quarantine', 'events', 'relief.quarantine', 'resolved_at', 'o.detector = $1 and o.relation = $2', null),
+    ('failures', 'failures', 'relief.event', 'happened_at', 'o.detector = $1 and o.relation = $2 and o.error is not null', r.awaits),
+    ('jobs', 'jobs', 'relief.job', 'finished_at', 'o.detector = $1', null),
+    ('audit', 'audit', 'relief.audit', 'happened_at', 'o.detector = $1 and o.relation = $2', null)) as k
 $$;
 comment on function relief._kept_for_a_time() is
-  'Returns what is dropped when its moment is longer ago than a limit in relief.retention says: the table, called o, and which of its rows '
-  'are those of the detector named $1 on the relation $2. What has no such moment yet, such as an open job, stays.';
+  'Returns what is dropped when its moment is longer ago than a limit in relief.retention says: the table, called o, which of its rows '
+  'are those of the detector named $1 on the relation $2, and which of them the subscriptions $3 wait for; these stay. So does what has no such '
+  'moment yet, such as an open job.';
 
-create function relief._drop_aged(detector text, relation oid)
+create function relief._drop_aged(detector text, relation oid, max_rows bigint)
   returns table (what text, dropped bigint, kept bigint)
   language plpgsql
   set search_path = pg_catalog, pg_temp
 as $$
 declare
   limits constant jsonb := to_jsonb(relief._retention($1, $2));
+  -- A reader that has confirmed nothing for as long as events are kept isn't waited for.
+  reads_since constant timestamptz := now() - (limits ->> 'events')::interval;
+  readers constant relief.subscription[] := array(
+    select s from relief.subscription as s join relief.detector as d on d.id = s.detector_id where d.name = $1);
+  reading constant relief.subscription[] := array(select s from unnest(readers) as s where s.moved_at >= reads_since);
+  late constant relief.subscription[] := array(select s from unnest(readers) as s where s.moved_at < reads_since);
   aged record;
+  past_limit text;
+  missed record;
 begin
   for aged in select * from relief._kept_for_a_time() loop
     what := aged.what;
-    execute format('delete from %s as o where %s and o.%I < $3', aged.relation, aged.whose, aged.moment)
-      using $1, $2, now() - (limits ->> aged.by_limit)::interval;
+    past_limit := format('select o.id from %s as o where %s and o.%I < now() - $4::interval and not %s order by o.id limit $5',
+                         aged.relation, aged.whose, aged.moment, coalesce(aged.awaited, 'false'));
+    if aged.awaited is not null and cardinality(late) > 0 then
+      for missed in
+        execute format('select s.name, s.moved_at, count(*) as events from unnest($6) as s join %s as o on relief._is_unread(o, s) '
+                       'where o.id in (%s) group by 1, 2 order by 1', aged.relation, past_limit)
+        using $1, $2, reading, limits ->> aged.by_limit, max_rows, late
+      loop
+        raise warning '% % are dropped that subscription "%" of detector "%" has not read: it has confirmed nothing since %',
+            missed.events, aged.what, missed.name, $1, missed.moved_at::timestamptz(0)
+          using hint = format('If nobody reads it any more: select relief.unsubscribe(%L, %L);', $1, missed.name);
+      end loop;
+    end if;
+    execute format('delete from %s as o where o.id in (%s)', aged.relation, past_limit)
+      using $1, $2, reading, limits ->> aged.by_limit, max_rows;
     get diagnostics dropped = row_count;
     execute format('select count(*) from %s as o where %s', aged.relation, aged.whose) into kept using $1, $2;
     return next;
   end loop;
 end
 $$;
-comment on function relief._drop_aged(text, oid) is 'Drops what is too old of what a detector, which may be gone, has left, and returns how much.';
+comment on function relief._drop_aged(text, oid, bigint) is
+  'Drops what is too old of what a detector, which may be gone, has left, at most so many rows of each kind, and returns how much. Of events that '
+  'a subscription waits for, it drops those alone whose reader hasn''t moved for as long as events are kept, and warns.';
 
 create function relief._drop_versions(d relief.detector)
   returns integer[]
@@ -162,7 +189,7 @@ as $$
 $$;
 comment on function relief._drop_versions(relief.detector) is 'Drops the versions beyond those that a detector keeps and nothing needs, and returns them.';
 
-create function relief.vacuum(detector text default null)
+create function relief.vacuum(detector text default null, max_rows bigint default null)
   returns table (name text, what text, dropped bigint, kept bigint)
   language plpgsql
   set search_path = pg_catalog, pg_temp
@@ -175,13 +202,17 @@ declare
   counts jsonb;
 begin
   perform relief._require_primary();
+  if max_rows < 1 then
+    raise exception 'max_rows is %, not at least 1', max_rows
+      using errcode = 'numeric_value_out_of_range', hint = 'It is how many rows of each kind to drop in one call, such as 100000; NULL for all.';
+  end if;
   for d in select * from relief.detector as e where $1 is null or e.name = $1 order by e.id loop
     counts := '{}';
-    for name, what, dropped, kept in select d.name, a.* from relief._drop_aged(d.name, d.relation) as a loop
+    for name, what, dropped, kept in select d.name, a.* from relief._drop_aged(d.name, d.relation, $2) as a loop
       return next;
       counts := counts || case when dropped > 0 then jsonb_build_object(what, dropped) else '{}' end;
     end loop;
-    dropped := relief._vacuum_shadow(d);
+    dropped := relief._vacuum_shadow(d, max_rows => $2);
     select count(*) into kept from relief.shadow_score as s where s.detector = d.name;
     if dropped + kept > 0 then
       what := 'shadow_scores';
@@ -213,11 +244,14 @@ begin
       select e.name, e.relation from relief.detector as e
       order by 1, 2
     loop
-      return query select left_behind.detector, a.* from relief._drop_aged(left_behind.detector, left_behind.relation) as a;
+      return query select left_behind.detector, a.* from relief._drop_aged(left_behind.detector, left_behind.relation, $2) as a;
     end loop;
   end if;
 end
 $$;
-comment on function relief.vacuum(text) is
+comment on function relief.vacuum(text, bigint) is
   'Drops what is past its limit, of one detector, or of all and of those that are gone: old versions of models, events, jobs, failures and '
-  'entries of the log, and what was scored in shadow beyond 100,000 rows; never a version that is promoted, in shadow, or that rollback goes back to. Returns how much it dropped and how much there is.';
+  'entries of the log, and what was scored in shadow, of whatever age, beyond 100,000 rows; never a version that is promoted, in shadow, or that '
+  'rollback goes back to, nor an event that a subscription still has to read, unless its reader hasn''t moved for as long as events are kept: then a '
+  'warning tells. At most max_rows of each kind, or all: called again until nothing is dropped, it does in short transactions what would be one long one. '
+  'Returns how much it dropped and how much there is.';
