@@ -86,7 +86,12 @@ container(const JsonbValue *value, bool is_list, const char *name)
 static double
 to_double(const JsonbValue *value)
 {
-	return value->type == jbvNumeric ? DatumGetFloat8(DirectFunctionCall1(numeric_float8, NumericGetDatum(value->val.numeric))) : NAN;
+	if (value->type == jbvNumeric)
+		return DatumGetFloat8(DirectFunctionCall1(numeric_float8, NumericGetDatum(value->val.numeric)));
+	/* What JSON has no number for comes as a text, such as "Infinity". */
+	if (value->type == jbvString)
+		return DatumGetFloat8(DirectFunctionCall1(float8in, CStringGetDatum(pnstrdup(value->val.string.val, value->val.string.len))));
+	return NAN;
 }
 
 static double
@@ -159,7 +164,7 @@ choose(const Rule *rule, const double *levels, int count, History *chosen)
 			char		shown[32];
 
 			if (history->level >= 0 || !(figures[COUNT * d] >= rule->min_history) ||
-				isnan(figures[MEAN * d]) || isnan(figures[MEDIAN * d]))
+				!isfinite(figures[MEAN * d]) || !isfinite(figures[MEDIAN * d]))
 				continue;
 			history->level = level[0] >= 0 && level[0] < LEVELS ? (int) level[0] : 0;
 			history->mean = figures[MEAN * d];
@@ -237,7 +242,8 @@ deviation(double place, double center, double spread)
 {
 	double		difference = place - center;
 
-	if (spread > 0)
+	/* Unless both are infinite. */
+	if (spread > 0 && !isnan(difference / spread))
 		return fmax(-FARTHEST, fmin(FARTHEST, difference / spread));
 	return difference > 0 ? FARTHEST : difference < 0 ? -FARTHEST : 0;
 }

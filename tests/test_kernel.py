@@ -95,6 +95,45 @@ def test_rows_with_nothing_nan_and_infinity_are_scored_and_judged_as_by_the_runt
     assert {judgement["relief_is_anomaly"] for _, judgement in judged} == {True, False, None}
 
 
+def test_rows_are_judged_by_histories_of_any_figures_as_by_the_runtime(kernel: Database) -> None:
+    """Figures that no refresh makes of a table's rows, but that may stand in relief.profile."""
+    connection = kernel.superuser
+    query(connection, "create table t (id integer generated always as identity, e integer, x float8, y float8)")
+    query(connection, "insert into t (e, x, y) select n % 2, sin(n), exp(n % 17) from generate_series(1, 400) as n")
+    create(connection, "t", "t", ["x", "y"], entity=["e"], min_history=8)
+    train_small(kernel.dsn(), "t")
+    refresh(connection, "t")
+    query(
+        connection,
+        "create table figure as select 10 + row_number() over () as e, * from ("
+        "select null::float8 as mean, 1::float8 as median, 1::float8 as stddev, 1::float8 as spread, 0e0 as floor "
+        "union all select * from unnest(array['inf', '-inf', 'nan', -1e308, 0]::float8[]) as mean, "
+        "unnest(array['inf', '-inf', 'nan', 1e308, 0]::float8[]) as median, "
+        "unnest(array[null, 'nan', 'inf', 1e308, 1e-300]::float8[]) as stddev, "
+        "unnest(array['nan', 'inf', 0]::float8[]) as spread, "
+        "unnest(array[null, 'nan', 'inf', 0]::float8[]) as floor) as f",
+    )
+    query(
+        connection,
+        "insert into relief.profile (detector_id, entity, season, rows, complete, count, mean, stddev, median, "
+        "spread, spread_floor, p01, p99, minimum, maximum, null_rate) "
+        "select d.id, jsonb_build_array(f.e)::text, -1, 100, true, '{100, 100}', array[f.mean, 0], "
+        "array[f.stddev, 1], array[f.median, 0], array[f.spread, 1], array[f.floor, 0], "
+        "'{0, 0}', '{0, 0}', '{0, 0}', '{0, 0}', '{0, 0}' from figure as f cross join relief.detector as d",
+    )
+    query(
+        connection,
+        "insert into t (e, x, y) select f.e, x, 0 from figure as f "
+        "cross join unnest(array['inf', '-inf', 'nan', 1e308, -1e308, 0, 5e-324]::float8[]) as x",
+    )
+    assert _levels(_assert_same(connection, "t")) == {"global", "entity"}
+    # The history of all rows comes with the rule, as JSON.
+    for figures, levels in (("{inf, 0}", {"entity"}), ("{0, nan}", {"global", "entity"})):
+        query(connection, "update relief.profile set mean = %s, stddev = '{inf, nan}' where entity = ''", figures)
+        query(connection, "select relief.regenerate('t')")
+        assert _levels(_assert_same(connection, "t")) == levels
+
+
 @pytest.mark.parametrize("verdict", ["score", "deviation", "either", "both"])
 def test_rows_are_judged_by_entity_season_and_tolerance_as_by_the_runtime(kernel: Database, verdict: str) -> None:
     connection = kernel.superuser

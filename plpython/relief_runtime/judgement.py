@@ -128,7 +128,9 @@ class Rule:
         self.ordinary_scores: list[float] | None = content["ordinary_scores"]
         self.ordinary_deviations: list[float] | None = content["ordinary_deviations"]
         # The history of all rows together, as a level; it comes with the rule, so that most rows need no other.
-        self._everywhere: list[float | None] = content["history"] or []
+        # What JSON has no number for comes as a text, such as "Infinity".
+        history: list[float | str | None] = content["history"] or []
+        self._everywhere = [None if figure is None else float(figure) for figure in history]
         self._histories_everywhere = self._choose(self._everywhere)
 
     def histories(self, levels: Sequence[float | None] | None) -> list[History | None]:
@@ -246,14 +248,16 @@ def _history(
     spread: float | None,
     floor: float | None,
 ) -> History | None:
-    # Figures that are NaN are none.
-    if mean is None or median is None or mean != mean or median != median:
+    # From what isn't finite nothing lies any number of deviations away.
+    if mean is None or median is None or not (isfinite(mean) and isfinite(median)):
         return None
-    stddev, spread = stddev or 0.0, spread or 0.0
-    if floor is not None:
-        stddev = stddev if stddev > floor else floor
-        spread = spread if spread > floor else floor
-    return History(feature, level, rows, mean, median, stddev, spread)
+    least = _size(floor)
+    return History(feature, level, rows, mean, median, max(_size(stddev), least), max(_size(spread), least))
+
+
+def _size(figure: float | None) -> float:
+    """Return a figure that tells how far values spread; 0 where it is unknown."""
+    return 0.0 if figure is None or figure != figure else figure
 
 
 def agreement(comparison: Comparison) -> float:
@@ -267,7 +271,9 @@ def deviation(place: float, center: float, spread: float) -> float:
     difference = place - center
     if spread > 0:
         spreads = difference / spread
-        return FARTHEST if spreads > FARTHEST else -FARTHEST if spreads < -FARTHEST else spreads
+        # Unless both are infinite.
+        if spreads == spreads:
+            return FARTHEST if spreads > FARTHEST else -FARTHEST if spreads < -FARTHEST else spreads
     return FARTHEST if difference > 0 else -FARTHEST if difference < 0 else 0.0
 
 
