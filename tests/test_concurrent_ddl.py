@@ -55,8 +55,24 @@ def _acts(roles: list[str], chance: random.Random) -> dict[str, Act]:
     def boolean() -> bool:
         return chance.random() < 0.5
 
+    def on_a_version(function: str, *arguments: Callable[[], object]) -> Act:
+        # As somebody read it: by now it may be dropped.
+        stored = "select version from relief.model_stage where detector = %s order by random() limit 1"
+
+        def act(connection: Connection, detector: str) -> object:
+            (version,) = query(connection, stored, detector)
+            return calling(function, lambda: version, *arguments)(connection, detector)
+
+        return act
+
     return {
-        "promote": calling("promote", lambda: chance.randint(1, VERSIONS)),
+        "promote": on_a_version("promote", boolean),
+        "rollback": calling("rollback"),
+        "retire": on_a_version("retire"),
+        "shadow": on_a_version("shadow"),
+        "end shadow": calling("shadow", lambda: None),
+        "vacuum": calling("vacuum"),
+        "vacuum all": lambda connection, _: query(connection, "select relief.vacuum(max_rows => 10)"),
         "attach": calling("attach"),
         "detach": calling("detach", boolean),
         "set_mode": calling("set_mode", lambda: chance.choice(["flag", "notify", "quarantine"])),
@@ -85,9 +101,18 @@ def _acts(roles: list[str], chance: random.Random) -> dict[str, Act]:
 
 
 CLEAR = {
-    "42704": ("does not exist", "was dropped by another session"),
+    "42704": ("does not exist", "was dropped by another session", "has no model of version"),
     "42710": ("already exists", "attached to table", "already"),
-    "55000": ("is not attached",),
+    "55000": (
+        "is not attached",
+        "fails its check: it was retired",
+        "has no version to go back to",
+        "is promoted",
+        "is the promoted one",
+        "is retired already",
+        "is in shadow",
+        "has no version in shadow",
+    ),
 }
 
 
@@ -130,6 +155,8 @@ def _wait_until_blocked(database: Database, connection: Connection) -> None:
 def test_eight_sessions_wait_for_each_other_or_are_told_why_not(shop: Database, seconds: float) -> None:
     chance = random.Random(0)
     acts = list(_acts([shop.role("app"), shop.role("guest")], chance).values())
+    for detector in DETECTORS:
+        shop.query("select relief.set_retention(%s, versions => %s)", detector, VERSIONS)
 
     def act(connection: Connection, _: int) -> None:
         chance.choice(acts)(connection, chance.choice(DETECTORS))
@@ -181,16 +208,18 @@ def test_promotion_gives_way_to_a_grant_on_all_functions_and_goes_on(shop: Datab
     _assert_whole(shop)
 
 
-def test_attach_waits_for_a_refresh_that_reads_the_table(shop: Database) -> None:
-    """A refresh reads the table before it replaces the judgement, and attach locks both: once a deadlock."""
+@pytest.mark.parametrize("statement", ["select relief.regenerate('orders')", "select relief.shadow('orders', null)"])
+def test_what_changes_the_table_waits_for_a_refresh_that_reads_it(shop: Database, statement: str) -> None:
+    """A refresh reads the table before it replaces the judgement, and these lock both: once a deadlock."""
+    shop.query("select relief.shadow('orders', 2)")
     refreshing, changing = shop.connect(autocommit=False), shop.connect()
     query(refreshing, "select relief._lock_profile(id) from relief.detector where name = 'orders'")
     query(refreshing, "select count(*) from shop.orders")
 
-    def regenerate(_: object) -> None:
-        query(changing, "select relief.regenerate('orders')")
+    def change(_: object) -> None:
+        query(changing, statement)
 
-    with running(regenerate):
+    with running(change):
         _wait_until_blocked(shop, changing)
         # Nobody waits behind who waits: the table isn't locked yet.
         shop.query("insert into shop.orders (a, b) values (1, 1)")

@@ -45,7 +45,7 @@ create function relief.shadow(detector text, version integer, sample double prec
   set search_path = pg_catalog, pg_temp
 as $$
 declare
-  d constant relief.detector := relief._lock_detector(detector);
+  d constant relief.detector := relief._lock_with_table(detector);
   m relief.model;
 begin
   if version is null then
