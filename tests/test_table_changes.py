@@ -210,6 +210,16 @@ def test_renamed_column_is_named_where_the_detector_is_to_be_made_again(attached
     )
 
 
+@pytest.mark.parametrize("name", ["c", 'Größe "x"'])
+def test_feature_that_is_a_renamed_column_is_made_again_by_the_name_of_now(attached: Connection, name: str) -> None:
+    query(attached, "alter table shop.orders rename column a to " + value(attached, "select quote_ident(%s)", name))
+    query(attached, "select relief.regenerate('orders')")
+    query(attached, "alter table shop.orders drop column b cascade")
+    query(attached, _advice(_broken(attached)))
+    quoted = value(attached, "select quote_ident(%s)", name)
+    assert query(attached, "select name::text, expression from relief.feature") == [("a", quoted)]
+
+
 @pytest.mark.parametrize(
     ("change", "state"),
     [("drop column b cascade", "42703"), ("rename column b to c", "42703"), ("alter column b type text", "42883")],

@@ -99,13 +99,16 @@ as $$
             where relief._column_now(d, c) is not null) as entity,
            relief._column_now(d, d.time_column) as time_column
     from (
-      select string_agg(quote_literal(case when f.expression = quote_ident(f.name) then f.expression
-                                      else f.expression || ' AS ' || quote_ident(f.name) end), ', ' order by f.position),
+      select string_agg(quote_literal(case when w.expression = quote_ident(f.name) then w.expression
+                                      else w.expression || ' AS ' || quote_ident(f.name) end), ', ' order by f.position),
              string_agg(format('%I reads %s', f.name, o.names), ', ' order by f.position) filter (where o.names is not null)
       from relief.feature as f
-      -- An expression is kept as it was written: of a column that was renamed since, it has the older name.
+      -- An expression is kept as it was written: of a column that was renamed since, it has the older name. What is a column alone is told
+      -- by the name of now.
+      cross join lateral (select cardinality(f.columns) = 1 and f.expression ~ '^("([^"]|"")+"|[[:alpha:]_][[:alnum:]_$]*)$') as b (is_column)
+      cross join lateral (select case when b.is_column then quote_ident(relief._column_now(d, f.columns[1])) else f.expression end) as w (expression)
       cross join lateral (select string_agg(quote_ident(relief._column_now(d, c)), ', ') from unnest(f.columns) as c
-                          where strpos(lower(f.expression), lower(relief._column_now(d, c))) = 0) as o (names)
+                          where not b.is_column and strpos(lower(f.expression), lower(relief._column_now(d, c))) = 0) as o (names)
       where f.detector_id = d.id and not exists (select from unnest(f.columns) as c where relief._column_now(d, c) is null)
     ) as f (features, outdated)
   ) as kept
