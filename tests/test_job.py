@@ -24,7 +24,7 @@ REFUSED = (
         """settings => '{"full": true}'""",
         "22023",
         'setting "full" of detector "orders" is not known',
-        "A train takes",
+        "A training takes",
     ),
     ("""settings => '{"trees": "x"}'""", "22023", '"trees" of detector "orders" is "x", not a number', "a number."),
     ("""settings => '{"promote": null}'""", "22023", '"promote" of detector "orders" is null', "It is a boolean."),
@@ -92,7 +92,7 @@ def test_request_that_cannot_be_is_refused(world: World) -> None:
 
 def test_job_that_is_stored_by_hand_is_checked_too(world: World) -> None:
     insert = "insert into relief.job (detector, kind, options) values ('orders', %s, %s)"
-    with refused("22023", 'setting "where" of detector "orders" is not known', "A train takes: promote, "):
+    with refused("22023", 'setting "where" of detector "orders" is not known', "A training takes: promote, "):
         query(world.app, insert, "train", '{"where": "evil()"}')
     with refused("22023", 'setting "trees" of detector "orders" is not known', "A refresh takes: full."):
         query(world.app, insert, "refresh", '{"trees": 5}')

@@ -293,6 +293,8 @@ def test_modes_that_can_not_be_are_refused(
 def test_the_mode_of_what_is_not_attached_can_not_be_changed(orders: Connection) -> None:
     with refused("55000", 'detector "orders" is not attached', "select relief.attach('orders', mode => 'reject');"):
         query(orders, "select relief.set_mode('orders', 'reject')")
+    with refused("55000", hint="select relief.attach('orders', mode => 'flag');"):
+        query(orders, "select relief.set_mode('orders', 'block')")
 
 
 def test_what_is_attached_on_a_replica_can_not_be_told_to_hold_back(orders: Connection) -> None:

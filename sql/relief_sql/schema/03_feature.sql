@@ -18,9 +18,9 @@ create function relief._column_list(relation regclass)
 as $$
   select string_agg(quote_ident(attname), ', ' order by attnum)
   from pg_attribute
-  where attrelid = relation and attnum > 0 and not attisdropped
+  where attrelid = relation and attnum > 0 and not attisdropped and attname not in (select c.name from relief._companion_columns() as c)
 $$;
-comment on function relief._column_list(regclass) is 'Returns the names of a relation''s columns, for a hint.';
+comment on function relief._column_list(regclass) is 'Returns the names of a relation''s own columns, without those that attach adds, for a hint.';
 
 create function relief._column_names(relation regclass)
   returns text
@@ -30,10 +30,10 @@ create function relief._column_names(relation regclass)
 as $$
   select string_agg(attname, ', ' order by attnum)
   from pg_attribute
-  where attrelid = relation and attnum > 0 and not attisdropped
+  where attrelid = relation and attnum > 0 and not attisdropped and attname not in (select c.name from relief._companion_columns() as c)
 $$;
 comment on function relief._column_names(regclass) is
-  'Returns the names of a relation''s columns, for a hint about an option that takes names as they are, not as SQL writes them.';
+  'Returns what _column_list returns, for a hint about an option that takes names as they are, not as SQL writes them.';
 
 create function relief._probe_feature(relation regclass, expression text, name_path text)
   returns pg_node_tree

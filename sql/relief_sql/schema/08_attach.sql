@@ -150,7 +150,8 @@ begin
     raise exception 'a detector is attached to table % already', d.relation
       using errcode = 'duplicate_object',
             hint = coalesce(
-              (select format('Detach it first: select relief.detach(%L);', e.name)
+              (select concat(case e.id when d.id then format('For another mode alone: select relief.set_mode(%L, ''notify''); else d', e.name) else 'D' end,
+                             format('etach it first: select relief.detach(%L);', e.name))
                from relief.detector as e
                where e.relation = d.relation and relief._trigger_function(e) is not null
                limit 1),

@@ -15,7 +15,8 @@ begin
   if relief._trigger_function(d) is null then
     raise exception 'detector "%" is not attached', d.name
       using errcode = 'object_not_in_prerequisite_state',
-            hint = format('Attach it: select relief.attach(%L, mode => %L);', d.name, coalesce(mode, 'flag'));
+            hint = format('Attach it: select relief.attach(%L, mode => %L);', d.name,
+                          case when mode in ('flag', 'notify', 'quarantine', 'reject') then mode else 'flag' end);
   end if;
   d := relief._set_mode(d, mode, notify_columns, coalesce(events_per_second, d.events_per_second), relief._is_on_replica(d));
   perform relief._reattach(d);

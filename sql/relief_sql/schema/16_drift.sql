@@ -80,7 +80,8 @@ begin
     ), missing as (
       select p.position, count(*) as rows, avg((p.bin is null)::integer)::float8 as share from placed as p group by p.position
     )
-    select k.name, round(m.psi::numeric, 4)::float8, case when k.edges is not null then round(m.ks::numeric, 4)::float8 end, k.null_rate, n.share, coalesce(n.rows, 0),
+    select k.name, round(m.psi::numeric, 4)::float8, case when k.edges is not null then round(m.ks::numeric, 4)::float8 end,
+           round(k.null_rate::numeric, 6)::float8, round(n.share::numeric, 6)::float8, coalesce(n.rows, 0),
            case
              when n.rows is null then 'no recent rows'
              when m.psi is null then 'missing everywhere'

@@ -130,7 +130,7 @@ begin
   loop
     if given.wanted is null then
       raise exception 'setting "%" of detector "%" is not known', given.key, detector
-        using errcode = 'invalid_parameter_value', hint = format('A %s takes: %s.', kind, array_to_string(known, ', '));
+        using errcode = 'invalid_parameter_value', hint = format('A %s takes: %s.', case kind when 'train' then 'training' else kind end, array_to_string(known, ', '));
     end if;
     if given.type <> given.wanted or given.type = 'string' and length(given.value #>> '{}') > 100 then
       raise exception 'setting "%" of detector "%" is %, not a %', given.key, detector, left(given.value::text, 120), given.wanted
