@@ -32,8 +32,8 @@ def upgrade(dsn: str | None) -> None:
 @click.command()
 @with_dsn
 @click.option("--drop-columns", is_flag=True, help="Drop the columns that Relief filled, too.")
-@click.confirmation_option(prompt="All models, histories, labels and events of this database will be gone. Go on?")
-def uninstall(dsn: str | None, drop_columns: bool) -> None:
+@click.option("--yes", is_flag=True, help="Don't ask.")
+def uninstall(dsn: str | None, drop_columns: bool, yes: bool) -> None:
     """Take Relief out of a database, as a superuser: your tables stay, all that it knew goes.
 
     \b
@@ -41,8 +41,13 @@ def uninstall(dsn: str | None, drop_columns: bool) -> None:
       relief uninstall --yes --dsn postgresql://postgres@localhost/shop
     """
     from relief_trainer.connection import connect
+    from relief_trainer.install import require_removable
     from relief_trainer.install import uninstall as run
 
     with connect(dsn) as connection:
+        require_removable(connection)
+        if not yes:
+            lost = f'All models, histories, labels and events of database "{connection.info.dbname}" will be gone.'
+            click.confirm(f"{lost} Go on?", abort=True)
         run(connection, drop_columns)
     click.echo("Relief is uninstalled")

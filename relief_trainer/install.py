@@ -69,12 +69,17 @@ def uninstall(connection: Connection, drop_columns: bool) -> None:
     ReliefError
         If Relief isn't there, something else depends on it, or the right to do it is missing.
     """
-    _require_superuser(_installed_state(connection), "drop what a superuser installed", "uninstall")
-    connection.rollback()
+    require_removable(connection)
     connection.execute("select set_config('relief.drop_columns', %s, false)", [str(drop_columns)])
     connection.commit()
     connection.execute(trusted_sql(uninstall_script()))
     connection.commit()
+
+
+def require_removable(connection: Connection) -> None:
+    """Raise an error unless Relief is there and the role may take it out."""
+    _require_superuser(_installed_state(connection), "drop what a superuser installed", "uninstall")
+    connection.rollback()
 
 
 def _installed_state(connection: Connection) -> DictRow:

@@ -265,7 +265,7 @@ def _command(database: Database, *arguments: str, user: str | None = None) -> Re
 
 
 def test_an_ordinary_role_is_told_who_may_upgrade(database: Database) -> None:
-    for command, deed in ((["upgrade"], "replace functions of plpython3u"), (["uninstall", "--yes"], "drop what")):
+    for command, deed in ((["upgrade"], "replace functions of plpython3u"), (["uninstall"], "drop what")):
         result = _command(database, *command, user=database.role("ordinary"))
         assert result.exit_code == 1
         assert f"is not a superuser, who alone may {deed}" in result.stderr
@@ -301,11 +301,13 @@ def test_commands_upgrade_and_uninstall(old: Shop, by_extension: bool) -> None:
     again = _command(database, "upgrade")
     assert again.exit_code == (0 if by_extension else 1), again.output
 
-    assert _command(database, "uninstall").exit_code == 1  # nobody said yes
+    asked = _command(database, "uninstall")
+    assert asked.exit_code == 1  # nobody said yes
+    assert f'of database "{database.name}" will be gone. Go on?' in asked.output
     uninstalled = _command(database, "uninstall", "--yes", "--drop-columns")
     assert uninstalled.stdout == "Relief is uninstalled\n", uninstalled.output
     assert database.query("select attname from pg_attribute where attname ~ '^relief_' and not attisdropped") == []
-    for command in (["upgrade"], ["uninstall", "--yes"]):
+    for command in (["upgrade"], ["uninstall"]):
         result = _command(database, *command)
         assert result.stderr == (
             "error: Relief is not installed in this database\nhint: Install it: relief install --dsn …\n"
