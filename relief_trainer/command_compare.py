@@ -41,12 +41,14 @@ def backtest(
       relief backtest flights 3 --since 2013-12-01 --plot scores.png
     """
     from relief_trainer import plot
-    from relief_trainer.connection import connect
+    from relief_trainer.connection import connect, require_moment
     from relief_trainer.queries import query
     from relief_trainer.show import table
 
     asked = {"detector": name, "version": version, "since": since, "rows": max_rows}
     with connect(dsn) as connection:
+        if since is not None:
+            require_moment(connection, since)
         figures = connection.execute(query("backtest", **asked, k=k)).fetchall()
         if plot_file is not None:
             compared = connection.execute(query("compared_scores", **asked)).fetchone() or {}

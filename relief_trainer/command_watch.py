@@ -70,8 +70,12 @@ def watch(
         since=since,
         every=every,
         once=once,
-        lost=lambda told: click.echo(f"warning: {told}", err=True),
+        warn=_warn,
     )
+
+
+def _warn(told: str) -> None:
+    click.echo(f"warning: {told}", err=True)
 
 
 def _print_json(event: dict[str, Any]) -> None:
@@ -97,4 +101,4 @@ def _webhook(dsn: str | None, url: str, secret_env: str, attempts: int | None) -
         )
     with connect(dsn) as connection:
         origin = connection.execute(query("identity")).fetchone() or {}
-    return Webhook(url, secret, "/".join(map(str, origin.values())), attempts).deliver
+    return Webhook(url, secret, "/".join(map(str, origin.values())), attempts, _warn).deliver

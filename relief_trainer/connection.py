@@ -7,11 +7,12 @@ import re
 from collections.abc import Iterator
 
 import psycopg
-from psycopg import errors
+from psycopg import errors, sql
 from psycopg.rows import DictRow, dict_row
 from relief_runtime import __version__
 
 from relief_trainer.errors import ReliefError
+from relief_trainer.queries import query
 
 Connection = psycopg.Connection[DictRow]
 
@@ -42,6 +43,21 @@ def connect(dsn: str | None) -> Iterator[Connection]:
             connection.close()
 
 
+_TIMESTAMPTZ = sql.SQL("timestamptz")
+
+
+def require_moment(connection: Connection, since: str, kind: sql.SQL = _TIMESTAMPTZ) -> None:
+    """Raise an error unless PostgreSQL reads what ``--since`` was given as a time of a type."""
+    try:
+        with connection.transaction():
+            connection.execute(query("moment", moment=since, type=kind))
+    except errors.DataError as error:
+        raise ReliefError(
+            f"--since: {error.diag.message_primary}",
+            "Give a time as PostgreSQL reads it: 2013-06-01, '2013-06-01 12:00+02', yesterday.",
+        ) from None
+
+
 _DSN_HINT = "Give --dsn postgresql://role@host:port/database, or set PGHOST, PGPORT, PGUSER and PGDATABASE."
 
 
@@ -63,7 +79,7 @@ def translated_errors(role: str = "<role>") -> Iterator[None]:
     except errors.InsufficientPrivilege as error:
         message = error.diag.message_primary or _first_line(error)
         hint = error.diag.message_hint
-        if "relief" in message:
+        if "relief" in message or (hint is None and _names_ours(message)):
             hint = ask_for_rights(role)
         raise ReliefError(message, hint) from error
     except psycopg.OperationalError as error:
@@ -72,6 +88,14 @@ def translated_errors(role: str = "<role>") -> Iterator[None]:
         raise ReliefError(f"cannot reach the server: {_first_line(error)}", _DSN_HINT) from error
     except psycopg.Error as error:
         raise ReliefError(error.diag.message_primary or _first_line(error), error.diag.message_hint) from error
+
+
+def _names_ours(message: str) -> bool:
+    """Return whether a refusal is of one of Relief's own objects, which PostgreSQL names without their schema."""
+    from relief_sql.assemble import install_script
+
+    named = re.fullmatch(r"permission denied for (?:table|view|function|procedure) (\w+)", message)
+    return named is not None and re.search(rf"\brelief\.{named[1]}\b", install_script()) is not None
 
 
 def ask_for_rights(role: str) -> str:

@@ -171,6 +171,9 @@ select exists (select from pg_catalog.pg_class as c join pg_catalog.pg_namespace
        current_user as login,
        pg_catalog.current_setting('server_version_num')::integer / 10000 as major;
 
+-- name: no_rows
+select from {relation} as o where {condition} limit 0;
+
 -- name: moment
 select {moment}::{type};
 

@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import psycopg
 from psycopg import errors, sql
 from relief_runtime import judgement
 
 from relief_trainer import rarity
-from relief_trainer.connection import Connection
+from relief_trainer.connection import Connection, require_moment
 from relief_trainer.detector import Detector, trusted_sql
 from relief_trainer.errors import ReliefError
 from relief_trainer.queries import query
@@ -115,7 +116,9 @@ def _condition(connection: Connection, detector: Detector, request: Request) -> 
     conditions: list[sql.Composable] = [sql.SQL("true")]
     if request.where:
         # The line break ends a comment that the condition may end with.
-        conditions.append(sql.SQL("({}\n)").format(trusted_sql(request.where)))
+        condition = sql.SQL("({}\n)").format(trusted_sql(request.where))
+        _require_condition(connection, detector, condition)
+        conditions.append(condition)
     if request.since:
         if detector.time_column is None:
             raise ReliefError(
@@ -126,21 +129,21 @@ def _condition(connection: Connection, detector: Detector, request: Request) -> 
             query("time_column_type", relation=detector.relation, time_column=detector.time_column)
         ).fetchone()
         kind = trusted_sql(found["format_type"] if found else "timestamptz")
-        _refuse_no_moment(connection, request.since, kind)
+        require_moment(connection, request.since, kind)
         conditions.append(
             sql.SQL("o.{} >= {}::{}").format(sql.Identifier(detector.time_column), sql.Literal(request.since), kind)
         )
     return sql.SQL(" and ").join(conditions)
 
 
-def _refuse_no_moment(connection: Connection, since: str, kind: sql.SQL) -> None:
+def _require_condition(connection: Connection, detector: Detector, condition: sql.Composable) -> None:
     try:
         with connection.transaction():
-            connection.execute(query("moment", moment=since, type=kind))
-    except errors.DataError as error:
+            connection.execute(query("no_rows", relation=trusted_sql(detector.relation), condition=condition))
+    except psycopg.ProgrammingError as error:
         raise ReliefError(
-            f"--since: {error.diag.message_primary}",
-            "Give a time as PostgreSQL reads it: 2013-06-01, '2013-06-01 12:00+02', yesterday.",
+            f"--where: {error.diag.message_primary}",
+            f"Give a condition over columns of table {detector.relation}, such as: --where \"region <> 'test'\"",
         ) from None
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
-from relief_trainer.connection import Connection, connect
+from relief_trainer.connection import Connection, connect, require_moment
 from relief_trainer.errors import ReliefError
 from relief_trainer.queries import query
 
@@ -33,7 +33,7 @@ def watch(
     since: str | None = None,
     every: float = 1.0,
     once: bool = False,
-    lost: Callable[[str], None] = lambda _: None,
+    warn: Callable[[str], None] = lambda _: None,
 ) -> None:
     """Hand a detector's events on, until interrupted.
 
@@ -49,8 +49,8 @@ def watch(
         Seconds between looks at the events; where the detector notifies, its notifications wake the reader earlier.
     once
         Whether to end when there is no event left.
-    lost
-        Is told when the connection is lost and will be tried again.
+    warn
+        Is told when the connection is lost and will be tried again, and when ``since`` comes too late.
 
     Raises
     ------
@@ -59,12 +59,14 @@ def watch(
     Exception
         What ``deliver`` raises; the event is delivered again by the next call.
     """
-    reader = _Passing(detector, since) if subscription is None else _Remembered(detector, subscription, since)
+    reader = _Passing(detector, since) if subscription is None else _Remembered(detector, subscription, since, warn)
     was_connected = False
     for pause in _pauses():
         try:
             with connect(dsn) as connection:
                 connection.autocommit = True
+                if since is not None:
+                    require_moment(connection, since)
                 wait = _listen(connection, detector)
                 reader.begin(connection)
                 was_connected = True
@@ -81,19 +83,23 @@ def watch(
         except ReliefError as error:
             if not was_connected or not isinstance(error.__cause__, psycopg.OperationalError):
                 raise
-            lost(f"{error}; trying again in {pause:.0f} s")
+            warn(f"{error}; trying again in {pause:.0f} s")
             time.sleep(pause)
 
 
 class _Remembered:
     """A reader whose subscription is in the database."""
 
-    def __init__(self, detector: str, subscription: str, since: str | None) -> None:
+    def __init__(self, detector: str, subscription: str, since: str | None, warn: Callable[[str], None]) -> None:
         self._names = {"detector": detector, "subscription": subscription}
         self._since = since
+        self._warn = warn
 
     def begin(self, connection: Connection) -> None:
-        connection.execute(query("subscribe", **self._names, since=self._since))
+        (is_new,) = (connection.execute(query("subscribe", **self._names, since=self._since)).fetchone() or {}).values()
+        if self._since is not None and not is_new:
+            self._warn(f'subscription "{self._names["subscription"]}" goes on where it was, whatever --since says')
+        self._since = None
 
     def events(self, connection: Connection) -> Iterator[tuple[Event, Callable[[], None]]]:
         """Yield the next events, each with what confirms it."""

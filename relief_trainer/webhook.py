@@ -15,12 +15,13 @@ import json
 import re
 import time
 import uuid
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from relief_trainer.errors import ReliefError
 
 if TYPE_CHECKING:
-    import httpx
+    from stamina.instrumentation import RetryDetails
 
 PREFIX = "whsec_"
 TIMEOUT = 20.0
@@ -40,9 +41,18 @@ class Webhook:
         What tells the events of this database from those of another; it makes the ids of messages.
     attempts
         How often an event is sent before its failure is raised; ``None``: until it is taken.
+    warn
+        Is told why an event was not taken and when it is sent again.
     """
 
-    def __init__(self, url: str, secret: str, origin: str, attempts: int | None = None) -> None:
+    def __init__(
+        self,
+        url: str,
+        secret: str,
+        origin: str,
+        attempts: int | None = None,
+        warn: Callable[[str], None] = lambda _: None,
+    ) -> None:
         httpx = _httpx()
         try:
             self._url = httpx.URL(url)
@@ -53,6 +63,7 @@ class Webhook:
         self._key = _key(secret)
         self._origin = origin
         self._attempts = attempts
+        self._warn = warn
         self._client = httpx.Client(timeout=TIMEOUT)
 
     def deliver(self, event: dict[str, Any]) -> None:
@@ -67,6 +78,15 @@ class Webhook:
 
         httpx = _httpx()
         number = event["event"]
+
+        def not_taken(error: Exception) -> str:
+            return f"event {number} was not taken by {self._url.host}: {_told(error)}"
+
+        def tell(details: RetryDetails) -> None:
+            self._warn(f"{not_taken(details.caused_by)}; trying again in {details.wait_for:.0f} s")
+
+        # In the place of stamina's own, which logs that there is a retry, and not of what.
+        stamina.instrumentation.set_on_retry_hooks([tell])
         message_id = f"evt_{uuid.uuid5(uuid.NAMESPACE_OID, f'{self._origin}/{number}').hex}"
         body = json.dumps(
             {"type": f"relief.{event['kind']}", "timestamp": event["happened_at"], "data": event}, ensure_ascii=False
@@ -80,7 +100,7 @@ class Webhook:
                     self._client.post(self._url, content=body, headers=headers).raise_for_status()
         except httpx.HTTPError as error:
             raise ReliefError(
-                f"event {number} was not taken by {self._url.host}: {_told(error)}",
+                not_taken(error),
                 "It is delivered again by the next call with the same --subscription.",
             ) from error
 
@@ -118,7 +138,7 @@ def _wait(error: Exception) -> bool | float:
     return isinstance(error, httpx.TransportError)
 
 
-def _told(error: httpx.HTTPError) -> str:
+def _told(error: Exception) -> str:
     """Return an error without the URL, which may hold a password."""
     httpx = _httpx()
     if isinstance(error, httpx.HTTPStatusError):

@@ -113,6 +113,17 @@ def test_since_that_is_no_time_is_told(database: Database) -> None:
     assert error.hint == "Give a time as PostgreSQL reads it: 2013-06-01, '2013-06-01 12:00+02', yesterday."
 
 
+@pytest.mark.parametrize(
+    ("where", "told"),
+    [("c < 1", 'column "c" does not exist'), ("a + 1", "argument of WHERE must be type boolean, not type integer")],
+)
+def test_where_that_is_no_condition_is_told(shop: Database, where: str, told: str) -> None:
+    error = refusal(shop, request=Request(where=where))
+    assert str(error) == f"--where: {told}"
+    assert error.hint is not None
+    assert error.hint.startswith("Give a condition over columns of table shop.orders, such as: --where ")
+
+
 def test_since_without_a_time_column_is_refused(shop: Database) -> None:
     error = refusal(shop, request=Request(since="2024-01-01"))
     assert str(error) == 'detector "orders" has no time column to compare --since with'

@@ -117,6 +117,25 @@ def test_without_a_subscription_what_has_happened_since_is_read_again(orders: Da
     assert lines(relief(orders, "orders", "--json", "--once")) == []
 
 
+def test_since_that_is_no_time_is_told(orders: Database) -> None:
+    for arguments in ((), ("--subscription", "screen")):
+        result = relief(orders, "orders", "--once", "--since", "an hour ago", *arguments)
+        assert result.stderr.splitlines() == [
+            'error: --since: invalid input syntax for type timestamp with time zone: "an hour ago"',
+            "hint: Give a time as PostgreSQL reads it: 2013-06-01, '2013-06-01 12:00+02', yesterday.",
+        ]
+
+
+def test_a_subscription_that_goes_on_says_so_to_who_gives_since(orders: Database) -> None:
+    orders.query(LOW)
+    arguments = ("orders", "--once", "--json", "--subscription", "screen", "--since", "2000-01-01")
+    first = relief(orders, *arguments)
+    assert (lines(first), first.stderr) == ([501], "")
+    again = relief(orders, *arguments)
+    assert lines(again) == []
+    assert again.stderr == 'warning: subscription "screen" goes on where it was, whatever --since says\n'
+
+
 def test_people_read_a_sentence(orders: Database) -> None:
     orders.query("select relief.set_mode('orders', 'flag', events_per_second => 1)")
     orders.query("insert into shop.orders (a, b) values (-2, 1), (-2, 1), (-2, 1), (2, -6)")
@@ -146,7 +165,12 @@ def test_a_webhook_that_fails_is_tried_again_under_the_same_id(
     relief(orders, *hook(endpoint))
     orders.query(LOW)
     endpoint.answer = lambda attempt: (500, 503, 302, 429, 400, 200)[attempt - 1]
-    assert relief(orders, *hook(endpoint)).exit_code == 0
+    result = relief(orders, *hook(endpoint))
+    assert result.exit_code == 0
+    told = result.stderr.splitlines()
+    assert len(told) == 5
+    refused = "event 1 was not taken by 127.0.0.1: it answered 500 Internal Server Error"
+    assert told[0] == f"warning: {refused}; trying again in 0 s"
     assert endpoint.keys() == [501] * 6
     assert len({headers["webhook-id"] for headers, _ in endpoint.received}) == 1
     assert relief(orders, *hook(endpoint)).exit_code == 0
