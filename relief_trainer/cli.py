@@ -213,11 +213,20 @@ def demo(dsn: str | None, keep: bool, load: bool) -> None:
       relief demo --load --dsn postgresql://app@localhost/shop
     """
     if load:
+        from psycopg import errors
+
         from relief_trainer import flights
         from relief_trainer.connection import connect
 
         with connect(dsn) as connection:
-            click.echo(f"table flights has {flights.load(connection):,} rows")
+            try:
+                rows = flights.load(connection)
+            except errors.InsufficientPrivilege as error:
+                hint = f'As a superuser: grant create on schema public to "{connection.info.user}";'
+                raise ReliefError(error.diag.message_primary or str(error), hint) from None
+            except errors.DuplicateTable:
+                raise ReliefError("there is a table flights already", "Drop it first: drop table flights;") from None
+        click.echo(f"table flights has {rows:,} rows")
         return
     if dsn is not None:
         raise ReliefError("the demo runs on a server of its own", "Load its flights into yours: relief demo --load")

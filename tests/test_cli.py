@@ -247,7 +247,28 @@ def test_flights_are_loaded_into_a_database_once(database: Database) -> None:
     assert succeeds(relief(database, "demo", "--load")) == "table flights has 336,776 rows\n"
     assert database.value("select count(*) from flights") == 336_776
     again = relief(database, "demo", "--load")
-    assert (again.exit_code, again.stderr) == (1, 'error: relation "flights" already exists\n')
+    assert (again.exit_code, again.stderr) == (
+        1,
+        "error: there is a table flights already\nhint: Drop it first: drop table flights;\n",
+    )
+
+
+def test_a_role_that_may_make_no_table_is_told_how_it_may_load_the_flights(database: Database) -> None:
+    role = database.role("visitor")
+    database.query("revoke create on schema public from public")
+    load = ["demo", "--load", "--dsn", database.dsn(role)]
+    told = CliRunner().invoke(main, load).stderr.splitlines()
+    assert told[0] == "error: permission denied for schema public"
+    database.query(told[1].removeprefix("hint: As a superuser: "))
+    assert CliRunner().invoke(main, load).exit_code == 0
+
+
+def test_a_role_that_may_only_score_is_told_what_a_command_needs(database: Database) -> None:
+    role = database.role("scorer")
+    database.query(f"select relief.grant_usage('{role}')")
+    for command in (["promote", "orders"], ["show", "orders"], ["refresh", "orders"], ["backfill", "orders"], ["list"]):
+        told = CliRunner().invoke(main, [*command, "--dsn", database.dsn(role)]).stderr.splitlines()
+        assert told[1] == f"hint: Ask a superuser for the rights: select relief.grant_admin('{role}');"
 
 
 def test_the_demo_itself_takes_no_database(database: Database) -> None:

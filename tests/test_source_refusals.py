@@ -115,7 +115,7 @@ def test_a_column_of_texts_is_no_feature(places: Places, tmp_path: Path, kind: s
     assert told.startswith('column "note" of ')
     assert "holds \"o'" in told
     assert told.endswith(", which is not a number")
-    assert advice == "Leave the column out of the features, or give one that holds numbers."
+    assert advice == "Leave it out of the features, or train with it as a category: --categories note"
     assert not Path(model).exists()
 
 

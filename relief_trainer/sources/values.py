@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import shlex
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from numbers import Real
@@ -45,7 +46,7 @@ def not_a_number(value: Any, column: str, source_name: str) -> ReliefError:
     if isinstance(value, datetime.date):
         hint = "A moment never comes again; give a column of what recurs, such as the hour of day."
     else:
-        hint = "Leave the column out of the features, or give one that holds numbers."
+        hint = f"Leave it out of the features, or train with it as a category: --categories {shlex.quote(column)}"
     shown = str(value)
     shown = shown if len(shown) <= 40 else shown[:40] + "…"
     return ReliefError(f'column "{column}" of {source_name} holds "{shown}", which is not a number', hint)
