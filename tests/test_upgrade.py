@@ -181,6 +181,13 @@ def test_a_script_upgrades_no_other_installation_than_its_own(empty_database: Da
 
 
 @pytest.mark.extension
+def test_no_extension_is_made_where_a_script_installed_relief(empty_database: Database) -> None:
+    query(empty_database.superuser, install_script())
+    with refused("55000", "Relief is installed in this database already, by its script", "from relief.check();"):
+        query(empty_database.superuser, "create extension relief")
+
+
+@pytest.mark.extension
 def test_a_script_upgrades_no_extension(database: Database) -> None:
     with refused(
         "55000", "Relief was installed in this database by CREATE EXTENSION", "alter extension relief update;"

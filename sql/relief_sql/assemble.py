@@ -70,6 +70,7 @@ def extension_script() -> str:
     return "\n".join(
         [
             r'\echo Use "CREATE EXTENSION relief CASCADE" to load this file. \quit',
+            _read("before_extension.sql"),
             "comment on schema relief is 'Relief: anomaly detection inside PostgreSQL.';",
             _filled_in(_schema()),
             _read("extension.sql"),
