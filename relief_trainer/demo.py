@@ -79,7 +79,9 @@ def run(*, keep: bool = False) -> None:
         raise
     if keep:
         click.echo(f"\nThe server is left running. Connect: psql {shlex.quote(cluster.dsn(DATABASE, ROLE))}")
-        click.echo(f"Stop and delete it: kill -INT {cluster.process_id}; rm -r {shlex.quote(str(cluster.directory))}")
+        # It deletes files of its own while it stops, and rm -r would miss one that it has listed.
+        stop = f"kill -INT {cluster.process_id}; sleep 2; rm -rf {shlex.quote(str(cluster.directory))}"
+        click.echo(f"Stop and delete it: {stop}")
     else:
         cluster.remove()
         click.echo("\nThe server is gone again; relief demo --keep leaves it running, to connect to it and go on.")
