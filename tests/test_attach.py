@@ -199,6 +199,18 @@ def test_attach_after_detach_finds_the_columns(promoted: Connection) -> None:
     )
 
 
+def test_attaching_again_is_refused_with_the_way_to_another_mode(promoted: Connection) -> None:
+    query(promoted, "select relief.create_detector('second', 'shop.orders', '{a}', score_function => false)")
+    query(promoted, "select relief.attach('orders')")
+    already = "a detector is attached to table shop.orders already"
+    mode, detach = "select relief.set_mode('orders', 'notify');", "etach it first: select relief.detach('orders');"
+    with refused("42710", already, f"For another mode alone: {mode} else d{detach}"):
+        query(promoted, "select relief.attach('orders', mode => 'notify')")
+    with refused("42710", already, f"D{detach}"):
+        query(promoted, "select relief.attach('second')")
+    query(promoted, mode)
+
+
 def test_detach_of_what_is_not_attached_is_refused(promoted: Connection) -> None:
     with refused("55000", 'detector "orders" is not attached', "select relief.attach('orders');"):
         query(promoted, "select relief.detach('orders')")
