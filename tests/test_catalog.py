@@ -22,6 +22,7 @@ UNPINNED = {
     "relief._have_telling": "pure Python, no SQL; a setting would cost a microsecond a row",
     "relief._load_telling": "pure Python, no SQL; a setting would cost a microsecond a row",
     "relief._load_explainer": "pure Python, no SQL; a setting would cost a microsecond a row",
+    "relief._pack_explainer": "pure Python, no SQL; a setting would cost a microsecond a row",
     "relief._pack": "pure Python, no SQL; a setting would cost a microsecond a row",
     "relief._problem": "pure Python, no SQL; a setting would cost a microsecond a row",
     "relief._score": "pure Python, no SQL; a setting would cost a microsecond a row",
@@ -112,6 +113,7 @@ def test_definer_rights_are_where_they_are_the_point(installed: Database) -> Non
     assert installed.query(definers) == [
         "_check_detector_count",
         "_document",
+        "_explainer",
         "_find",
         "_forest",
         "_health",

@@ -11,12 +11,11 @@ import numpy as np
 import psycopg
 import pytest
 from helpers.database import Database, query, refused, value
+from helpers.forests import explainer_of
 from helpers.profiles import create, refresh, train_small
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from psycopg.rows import dict_row
-from relief_runtime.document import checksum
-from relief_runtime.explain import Explainer
 from relief_runtime.forest import Forest
 from relief_runtime.trees import WALKED_ROWS
 from sklearn.ensemble import IsolationForest
@@ -48,7 +47,7 @@ def mean_path_length(document: dict[str, Any], score: float) -> float:
 @given(st.data(), st.integers(1, 5), st.integers(1, 25), st.integers(0, 1000), st.booleans())
 def test_baseline_and_contributions_are_the_mean_path_length(data, features, trees, seed, missing) -> None:
     text = grown(features, trees, seed, missing)
-    explainer, forest = Explainer(checksum(text), text), Forest(as_server_keeps(text))
+    explainer, forest = explainer_of(text), Forest(as_server_keeps(text))
     for row in data.draw(st.lists(st.lists(cell, min_size=features, max_size=features), min_size=1, max_size=5)):
         parts = explainer.contributions(row)
         score = forest.score(row)
@@ -59,7 +58,7 @@ def test_baseline_and_contributions_are_the_mean_path_length(data, features, tre
 
 def test_a_row_is_explained_the_same_walked_and_compiled() -> None:
     text = grown(4, 35, 1, missing=True)
-    explainer = Explainer(checksum(text), text)
+    explainer = explainer_of(text)
     rng = random.Random(0)
     rows = [[rng.choice([None, rng.gauss(0, 2)]) for _ in range(4)] for _ in range(100)]
     walked = [explainer.contributions(row) for row in rows]
@@ -72,13 +71,13 @@ def test_a_feature_that_no_tree_splits_on_contributes_nothing() -> None:
     leaf = {"feature": [-1], "value": [3.0], "missing_left": [0], "rows": [8]}
     document = json.loads(grown(3, 1, 0, missing=False)) | {"trees": [leaf]}
     text = serialize(document)
-    assert Explainer(checksum(text), text).contributions([1.0, None, 9.0]) == [3.0, 0.0, 0.0, 0.0]
+    assert explainer_of(text).contributions([1.0, None, 9.0]) == [3.0, 0.0, 0.0, 0.0]
 
 
 def test_a_row_of_another_width_is_refused() -> None:
     text = grown(3, 2, 0, missing=False)
     with pytest.raises(ValueError, match="takes 3 features, not 2"):
-        Explainer(checksum(text), text).contributions([1.0, 2.0])
+        explainer_of(text).contributions([1.0, 2.0])
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import re
 import psycopg
 import pytest
 from helpers.database import Database, query
-from helpers.forests import add_model, stump
+from helpers.forests import add_model, explainer_of, stump
 from helpers.hostile import nothing_changes
 from helpers.mutations import tampered
 from helpers.shop import FEATURES
@@ -18,7 +18,6 @@ from hypothesis import strategies as st
 from psycopg import Connection
 from relief_runtime import document, packed, session, trees
 from relief_runtime.document import DocumentError, checksum
-from relief_runtime.explain import Explainer
 from relief_runtime.trees import MAX_COMPILED_DEPTH, Leaves, Trees
 
 from relief_trainer.document import serialize
@@ -82,7 +81,7 @@ def _assert_refused_or_harmless(text: str) -> None:
     assert all(score is None or 0 <= score <= 1 for score in scores)
     _compile(forest._blocks)
     assert [forest.score(row, categories) for row in _rows(kept.feature_count)] == scores
-    explainer = Explainer(checksum(text), text)
+    explainer = explainer_of(text)
     for source in _sources(read.trees, explainer._blocks._leaves):
         _assert_numbers_alone(source)
     for row in _rows(kept.feature_count):

@@ -127,18 +127,19 @@ def test_a_forest_that_cannot_be_compiled_is_walked(monkeypatch: pytest.MonkeyPa
 
 def test_an_explainer_that_could_not_be_loaded_is_not_held() -> None:
     key = checksum(DOCUMENT)
+    packed = session.pack_explainer(key, DOCUMENT)
     _forget()
-    session.load_explainer(key, DOCUMENT)
+    session.load_explainer(key, packed)
     right = session.explain(key, ROW, None)
 
     def explain() -> None:
         _forget()
-        session.load_explainer(key, DOCUMENT)
+        session.load_explainer(key, packed)
         session.explain(key, ROW, None)
 
     for _ in _each_line(explain):
         if not session.have_explainer(key):
-            session.load_explainer(key, DOCUMENT)
+            session.load_explainer(key, packed)
         assert session.explain(key, ROW, None) == right
 
 

@@ -368,8 +368,19 @@ def test_direct_calls_of_the_runtime_cannot_score_with_what_was_not_validated(or
         query(orders, "select relief._load('', '0', 'x')")
     with refused("22023", "model cannot be loaded: packed forest has an unknown format"):
         query(orders, "select relief._load('', encode(sha256('x'), 'hex'), 'x')")
-    with refused("22023", "model cannot be explained: model document has checksum"):
-        query(orders, "select relief._load_explainer('', '0', %s)", _changed())
+    add_model(orders, "orders", stump(FEATURES))
+    with refused("22023", "model cannot be explained: packed explainer has an unknown format"):
+        query(orders, "select relief._load_explainer('', '0', 'x')")
+    with refused("22023", "model cannot be explained: packed explainer is of the document with checksum"):
+        query(orders, "select relief._load_explainer('', '0', explainer) from relief.model")
+    with refused("22023", "model cannot be explained: packed explainer has checksum"):
+        query(
+            orders,
+            "select relief._load_explainer('', checksum, set_byte(explainer, 200, 255 - get_byte(explainer, 200))) "
+            "from relief.model",
+        )
+    with refused("22023", "model document has checksum"):
+        query(orders, "select relief._pack_explainer('', '0', %s)", _changed())
     with refused("22023", "model document has checksum"):
         query(orders, "select relief._pack('', '0', %s)", _changed())
     with refused("22023", "score cannot be explained"):

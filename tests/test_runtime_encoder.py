@@ -8,12 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers.forests import stump
+from helpers.forests import explainer_of, stump
 from hypothesis import given
 from hypothesis import strategies as st
 from relief_runtime.document import checksum, read
 from relief_runtime.encoder import MAX_CATEGORIES, MAX_LENGTH
-from relief_runtime.explain import Explainer
 from relief_runtime.forest import Forest
 from relief_runtime.packed import checksum as packed_checksum
 from relief_runtime.packed import pack, unpack
@@ -107,8 +106,8 @@ def test_trainer_and_runtime_give_the_same_numbers(rows: list[tuple[Any, Any, An
     plain = json.dumps({**_document({}), "features": [{"name": f.name, "kind": "number"} for f in FEATURES]})
     text = json.dumps(_document(encoders), ensure_ascii=False)
     server, reference = _forest(text), _forest(plain)
-    explainer = Explainer(checksum(text), text)
-    reference_explainer = Explainer(checksum(plain), plain)
+    explainer = explainer_of(text)
+    reference_explainer = explainer_of(plain)
     for row, number, category, given_number in zip(rows, encoded.tolist(), categories, numbers.tolist(), strict=True):
         if row not in kept:
             assert np.isnan(number).all()

@@ -92,11 +92,19 @@ def unpack(content: bytes, expected_checksum: str) -> Packed:
     PackedError
         If the bytes don't have the expected checksum, or weren't packed by this version on such a machine.
     """
+    require_checksum(content, expected_checksum, "forest")
+    return read(content)
+
+
+def require_checksum(content: bytes, expected_checksum: str, what: str) -> None:
+    """Raise a `PackedError` unless bytes have the checksum that they are kept under."""
     if checksum(content) != expected_checksum:
-        raise PackedError(f"packed forest has checksum {checksum(content)}, not {expected_checksum}")
-    if content[: len(MAGIC)] != MAGIC:
-        raise PackedError("packed forest has an unknown format")
-    reader = _Reader(content, len(MAGIC))
+        raise PackedError(f"packed {what} has checksum {checksum(content)}, not {expected_checksum}")
+
+
+def read(content: bytes) -> Packed:
+    """Return what `pack` has packed, of bytes that are known to be those; raises as `unpack` does."""
+    reader = Reader(content, MAGIC, "forest")
     (divisor,) = reader.read("d", 1)
     feature_count, tree_count, nodes = reader.read("I", 3)
     sizes = reader.read("I", tree_count)
@@ -115,17 +123,22 @@ def unpack(content: bytes, expected_checksum: str) -> Packed:
     return Packed(Trees(roots, features, thresholds, steps, missing_left), feature_count, encoders, divisor)
 
 
-class _Reader:
-    def __init__(self, content: bytes, position: int) -> None:
+class Reader:
+    """Reads what was packed, which begins with a mark of its format."""
+
+    def __init__(self, content: bytes, magic: bytes, what: str) -> None:
+        if content[: len(magic)] != magic:
+            raise PackedError(f"packed {what} has an unknown format")
         self._content = content
-        self._position = position
+        self._position = len(magic)
+        self._what = what
 
     def read(self, kind: str, count: int) -> Sequence[int]:
         """Return the next numbers, of a kind that the module array knows."""
         numbers = array(kind)
         end = self._position + count * numbers.itemsize
         if end > len(self._content):
-            raise PackedError("packed forest is cut off")
+            raise PackedError(f"packed {self._what} is cut off")
         numbers.frombytes(self._content[self._position : end])
         self._position = end
         return numbers

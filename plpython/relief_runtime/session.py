@@ -58,6 +58,13 @@ def pack(checksum: str, text: str) -> bytes:
     return packed.pack(document.read(text, checksum))
 
 
+def pack_explainer(checksum: str, text: str) -> bytes:
+    """Validate a model document wholly and return what explains its scores, packed; raises as `pack` does."""
+    from relief_runtime import document, explain
+
+    return explain.pack(document.read(text, checksum), checksum)
+
+
 def problem(checksum: str, text: str, packed_checksum: str, packed: bytes) -> str | None:
     """Return what is wrong with a stored model, None if nothing is; see `proof.problem`."""
     from relief_runtime import proof
@@ -109,11 +116,11 @@ def have_explainer(key: str) -> bool:
     return key in _explainers
 
 
-def load_explainer(key: str, text: str) -> None:
-    """Validate a model document and keep what explains its scores; raises as `load` does."""
+def load_explainer(key: str, packed: bytes) -> None:
+    """Keep what explains the scores of the model whose document has this checksum; raises as `load` does."""
     from relief_runtime.explain import Explainer
 
-    _keep(_explainers, EXPLAINERS_KEPT, key, Explainer(key, text))
+    _keep(_explainers, EXPLAINERS_KEPT, key, Explainer(key, packed))
 
 
 def explain(key: str, numbers: Sequence[float | None], categories: Sequence[str | None] | None) -> list[float]:

@@ -11,10 +11,16 @@ from __future__ import annotations
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from typing import Any
+    from typing import Any, Protocol
 
     # (total so far, row) -> total with this block's trees added, in tree order
     Block = Callable[[Any, Sequence[float]], Any]
+
+    class Indexed(Protocol):
+        """What gives a value for the number of a node."""
+
+        def __getitem__(self, node: int, /) -> Any: ...
+
 
 WALKED_ROWS = 300
 TREES_PER_BLOCK = 20
@@ -110,7 +116,7 @@ class Leaves:
 
     def __init__(
         self,
-        of: Sequence[Any],
+        of: Indexed,
         add: Callable[[Any, Any], Any],
         unpack: str,
         write: Callable[[Any], list[str]],

@@ -90,8 +90,8 @@ def explanations() -> list[Result]:
     except ImportError:
         return [Result("contributions against SHAP", None, detail="skipped: pip install 'relief[bench]'")]
     import pandas as pd
-    from relief_runtime.document import checksum
-    from relief_runtime.explain import Explainer
+    from relief_runtime import explain
+    from relief_runtime.document import checksum, read
     from scipy.stats import spearmanr
 
     from relief_trainer.document import Feature, Ordinary, Threshold, build, serialize
@@ -105,7 +105,8 @@ def explanations() -> list[Result]:
     forest = IsolationForest(random_state=0).fit(rows)
     unknown = Ordinary(np.array([np.nan]), np.array([np.nan]))
     document = build(forest, [Feature(name, name) for name in FEATURES], Threshold(0.6, "fixed"), {}, unknown, {})
-    explainer = Explainer(checksum(serialize(document)), serialize(document))
+    text = serialize(document)
+    explainer = explain.Explainer(checksum(text), explain.pack(read(text, checksum(text)), checksum(text)))
     for row in rows.head(1000).to_numpy().tolist():  # it compiles the trees after some hundred
         explainer.contributions(row)
     results = []

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import psycopg
+from relief_runtime import explain
 from relief_runtime.document import PROBABILITIES, DocumentError, checksum, read
 from sklearn.ensemble import IsolationForest
 
@@ -25,6 +26,11 @@ class Trained:
     forest: IsolationForest
     document: dict[str, Any]
     rows: npt.NDArray[np.float64]
+
+
+def explainer_of(text: str) -> explain.Explainer:
+    """Return what explains a document's forest, by way of its packed form."""
+    return explain.Explainer(checksum(text), explain.pack(read(text, checksum(text)), checksum(text)))
 
 
 def fetch_features(connection: psycopg.Connection, detector: str, order_by: str = "o.ctid") -> npt.NDArray[np.float64]:

@@ -36,7 +36,13 @@ alter table relief.event enable always trigger settle;
 alter table relief.model
   add column column_types text[],
   add column promoted_at timestamptz,
-  add column retired_at timestamptz;
+  add column retired_at timestamptz,
+  add column explainer bytea,
+  alter column explainer set storage external;
 -- When was not kept; what is promoted next has a way back to it.
 update relief.model as m set promoted_at = m.created_at
 from relief.detector as d where d.id = m.detector_id and d.promoted_version = m.version;
+
+-- What explains is loaded packed. The parsed body of this one needs the function before, which is dropped next; it is replaced further down.
+create or replace function relief._fetch_explainer(key text) returns text language sql stable parallel safe cost 10
+  set search_path = pg_catalog, pg_temp return null::text;

@@ -168,29 +168,29 @@ $python$;
 comment on function relief._load_telling(text, text, text) is
   'Keeps a rule under the checksum of its text in this session, to tell by what is strange, and returns an empty text.';
 
-create function relief._load_explainer(started text, key text, document text)
+create function relief._load_explainer(started text, key text, explainer bytea)
   returns text
   language plpython3u
   stable
   parallel safe
   cost 1
 as $python$
-    if document is None:
+    if explainer is None:
         plpy.error(
             'model with checksum "%s" is not stored any more' % key,
             hint="Promote a stored version: select relief.promote('<detector>');",
             sqlstate="02000",
         )
     try:
-        {{runtime}}.load_explainer(key, document)
+        {{runtime}}.load_explainer(key, explainer)
     except MemoryError:
         plpy.error("out of memory", sqlstate="53200")
     except (KeyError, TypeError, ValueError) as error:
         plpy.error("model cannot be explained: %s" % error, sqlstate="22023")
     return ""
 $python$;
-comment on function relief._load_explainer(text, text, text) is
-  'Validates a model document against its checksum, keeps what explains its scores in this session, and returns an empty text.';
+comment on function relief._load_explainer(text, text, bytea) is
+  'Keeps what explains the scores of the model with this checksum in this session, and returns an empty text.';
 
 create function relief._pack(started text, checksum text, document text)
   returns bytea
@@ -213,6 +213,29 @@ as $python$
 $python$;
 comment on function relief._pack(text, text, text) is
   'Validates a model document wholly, against its checksum, and returns its forest in the form that sessions score with.';
+
+create function relief._pack_explainer(started text, checksum text, document text)
+  returns bytea
+  language plpython3u
+  stable
+  strict
+  parallel safe
+  cost 1
+as $python$
+    try:
+        return {{runtime}}.pack_explainer(checksum, document)
+    except MemoryError:
+        plpy.error("out of memory", sqlstate="53200")
+    except (KeyError, TypeError, ValueError) as error:
+        too_large = getattr(error, "hint", None)
+        plpy.error(
+            str(error),
+            hint=too_large or "Store models with the trainer: relief train <detector>, or relief import <file>.",
+            sqlstate="54000" if too_large else "22023",
+        )
+$python$;
+comment on function relief._pack_explainer(text, text, text) is
+  'Validates a model document wholly, against its checksum, and returns what explains its scores, in the form that sessions explain with.';
 
 create function relief._problem(started text, checksum text, document text, forest_checksum text, forest bytea)
   returns text

@@ -154,12 +154,13 @@ create table relief.model (
   column_types     text[],
   promoted_at      timestamptz,
   retired_at       timestamptz,
+  explainer        bytea,
   unique (detector_id, version),
   constraint version_counts_from_one check (version >= 1),
   constraint threshold_is_a_score check (threshold >= 0 and threshold <= 1)
 );
 -- A session's first score reads a forest: it isn't compressed, which would take longer to undo than to read.
-alter table relief.model alter column forest set storage external;
+alter table relief.model alter column forest set storage external, alter column explainer set storage external;
 create index model_checksum_idx on relief.model (checksum);
 create index model_forest_checksum_idx on relief.model (forest_checksum);
 comment on table relief.model is 'One fitted forest a row, immutable but for its stage, numbered 1, 2, 3… within its detector.';
@@ -173,6 +174,9 @@ comment on column relief.model.features is 'The names of the features that the m
 comment on column relief.model.column_types is 'Of what types the columns of relief.detector.columns were when the model was stored.';
 comment on column relief.model.promoted_at is 'When it was last made the one that scores; no two of a detector at the same time.';
 comment on column relief.model.retired_at is 'When it was put out of service, by relief.retire or relief.rollback.';
+
+comment on column relief.model.explainer is
+  'The forest with the expected path length of each node, packed: what a session explains with. Made from the document, always; NULL in models of 0.1.0.';
 
 -- Rows of a detector belong to whoever has the rights of the table's owner; of a table that is gone, to whoever made the detector.
 
@@ -220,6 +224,20 @@ as $$
   select document from relief.model where checksum = key limit 1
 $$;
 comment on function relief._document(text) is 'Returns the model document with this checksum. Who can name the checksum may score with the model.';
+
+create function relief._explainer(key text)
+  returns bytea
+  language sql
+  stable
+  strict
+  security definer
+  parallel safe
+  cost 1
+  set search_path = pg_catalog, pg_temp
+as $$
+  select explainer from relief.model where checksum = key limit 1
+$$;
+comment on function relief._explainer(text) is 'Returns the packed explainer of the model with this checksum. Who can name the checksum may score with the model.';
 
 create function relief._forest(key text)
   returns bytea
@@ -275,7 +293,8 @@ create function relief._fetch_explainer(key text)
   parallel safe
   cost 10
   set search_path = pg_catalog, pg_temp
-return relief._load_explainer(relief._start(), key, relief._document(key));
+return relief._load_explainer(
+  relief._start(), key, coalesce(relief._explainer(key), relief._pack_explainer(relief._start(), key, relief._document(key))));
 comment on function relief._fetch_explainer(text) is 'Brings what explains a model''s scores into this session and returns an empty text.';
 
 create function relief._check_model()
@@ -288,6 +307,7 @@ declare
 begin
   new.forest := relief._pack(relief._start(), new.checksum, new.document);
   new.forest_checksum := encode(sha256(new.forest), 'hex');
+  new.explainer := relief._pack_explainer(relief._start(), new.checksum, new.document);
   content := new.document;
   new.threshold := content #>> '{threshold,value}';
   new.threshold_origin := content #>> '{threshold,origin}';
@@ -299,6 +319,6 @@ comment on function relief._check_model() is 'Refuses a document that cannot be 
 
 -- A stage changes nothing that is in the document: packing that again would take longer than a promotion.
 create trigger check_model
-  before insert or update of document, checksum, forest, forest_checksum, threshold, threshold_origin, features on relief.model
+  before insert or update of document, checksum, forest, forest_checksum, explainer, threshold, threshold_origin, features on relief.model
   for each row execute function relief._check_model();
 comment on trigger check_model on relief.model is 'No model is stored that the runtime has not validated wholly.';
