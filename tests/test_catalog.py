@@ -34,6 +34,7 @@ UNPINNED = {
     "relief._judge": "pure Python, no SQL; a setting would cost a microsecond a row",
     "relief._explanation": "pure Python, no SQL; a setting would cost a microsecond a row",
     "relief._float8": "a parsed body, whose names are resolved; a setting would forbid to inline it",
+    "relief._allowance": "a parsed body, whose names are resolved; a setting would forbid to inline it",
     "relief._is_unread": "a parsed body, whose names are resolved; a setting would forbid to inline it",
     "relief._scaled": "a parsed body, whose names are resolved; a setting would forbid to inline it",
     "relief.backfill": "a procedure that commits can't have a setting",

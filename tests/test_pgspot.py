@@ -14,6 +14,7 @@ from relief_sql.assemble import install_script
 UNPARSED = {
     "suggest_threshold(": "a column called precision",
     "_scaled(": "a body by return",
+    "_allowance(": "a body by return",
     "_is_unread(": "a body by return",
     "_float8(value numeric)": "a body by return",
     "_float8(value double precision)": "a body by return",

@@ -35,10 +35,7 @@ create function relief._allowance(detector text, reason text)
   returns text
   language sql
   immutable
-  set search_path = pg_catalog, pg_temp
-as $$
-  select format('%s %s', case when reason is null then 'anomaly' else 'failure' end, detector)
-$$;
+return case when reason is null then 'anomaly ' else 'failure ' end || detector;
 comment on function relief._allowance(text, text) is 'Returns the key of a detector''s allowance: failures have one, anomalies another.';
 
 create function relief._is_told(detector text, relation regclass, reason text, per_second integer, channel text)
