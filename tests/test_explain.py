@@ -74,6 +74,22 @@ def test_a_feature_that_no_tree_splits_on_contributes_nothing() -> None:
     assert explainer_of(text).contributions([1.0, None, 9.0]) == [3.0, 0.0, 0.0, 0.0]
 
 
+def test_trees_too_deep_to_be_compiled_are_explained() -> None:
+    levels = 100
+    # A split at 0, 1, 2, ..., whose left child is a leaf; the path of the last leaf is the longest.
+    chain = {
+        "feature": [0, -1] * levels + [-1],
+        "value": [part for level in range(levels) for part in (float(level), level + 1.0)] + [float(levels)],
+        "missing_left": [0] * (2 * levels + 1),
+        "rows": [part for level in range(levels) for part in (levels + 1 - level, 1)] + [1],
+    }
+    explainer = explainer_of(serialize(json.loads(grown(1, 1, 0, missing=False)) | {"trees": [chain]}))
+    for value_, path in ((-1.0, 1.0), (50.5, 52.0), (1000.0, 100.0)):
+        for _ in range(WALKED_ROWS):
+            parts = explainer.contributions([value_])
+        assert math.fsum(parts) == pytest.approx(path, rel=1e-9)
+
+
 def test_a_row_of_another_width_is_refused() -> None:
     text = grown(3, 2, 0, missing=False)
     with pytest.raises(ValueError, match="takes 3 features, not 2"):
@@ -214,3 +230,15 @@ def test_a_refresh_shows_in_the_next_explanation(flights) -> None:
     refresh(flights, "flights")
     assert before < 20
     assert value(flights, ask) == pytest.approx(500, rel=0.01)
+
+
+def test_a_model_that_was_stored_without_what_explains_it_is_explained_the_same(database: Database) -> None:
+    make_flights(database)
+    asked = f"select {COLUMNS} from flight as o, relief_explain(o) where id <= 5 order by id, feature"
+    packed = database.query(asked)
+    # As an upgrade from 0.1.0 leaves it.
+    query(database.superuser, "set session_replication_role = replica")
+    query(database.superuser, "update relief.model set explainer = null")
+    with database.connect() as session:
+        assert query(session, asked) == packed
+    assert len(packed) >= 5
