@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,9 @@ from relief_trainer.sources import Row, Source, values
 # Rows of features and columns to keep; columns to keep and scores.
 _Batch = list[tuple[Row, list[Any]]]
 _ScoredBatch = list[tuple[list[Any], float | None]]
+
+# Other processes take some 2 s to start: so many rows are scored in less.
+ROWS_ALONE = 100_000
 
 SCORE, IS_ANOMALY, ROW = "relief_anomaly_score", "relief_is_anomaly", "row"
 
@@ -115,7 +118,7 @@ def score(
     batch_rows
         Rows that a process holds in memory at a time.
     jobs
-        Processes that score, each a batch at a time.
+        Processes that score, each a batch at a time; they are started once a source has more than `ROWS_ALONE` rows.
 
     Raises
     ------
@@ -135,7 +138,12 @@ def score(
         ScoreFile(out, header) as file,
         progress.counting(f"scoring {source.name}", source.count()) as advance,
     ):
-        for batch in _score_batches(_read(source, model.columns, kept, batch_rows), model, source.name, jobs):
+        batches = _read(source, model.columns, kept, batch_rows)
+        alone = islice(batches, ROWS_ALONE // batch_rows)
+        for batch in chain(
+            (_score_batch(batch, model, source.name) for batch in alone),
+            _score_batches(batches, model, source.name, jobs),
+        ):
             lines = []
             for beside, value in batch:
                 rows += 1
