@@ -89,14 +89,24 @@ class History:
     __slots__ = ("ending", "expected", "level", "mean", "median", "rows", "shown", "spread", "stddev")
 
     def __init__(
-        self, feature: Feature, level: str, rows: float, mean: float, median: float, stddev: float, spread: float
+        self,
+        feature: Feature,
+        level: str,
+        rows: float,
+        mean: float,
+        stddev: float | None,
+        median: float,
+        spread: float | None,
+        floor: float | None,
     ) -> None:
+        # What is unknown or NaN spreads no wider than anything.
+        least = floor if floor is not None and floor > 0 else 0.0
         self.level = level
         self.rows = rows
         self.mean = mean
         self.median = median
-        self.stddev = stddev
-        self.spread = spread
+        self.stddev = stddev if stddev is not None and stddev > least else least
+        self.spread = spread if spread is not None and spread > least else least
         self.expected = feature.unscaled(mean)
         # To six significant digits: more would pretend.
         self.shown = f"{self.expected:.6g}" if isfinite(self.expected) else "null"
@@ -138,16 +148,21 @@ class Rule:
         return self._choose(levels, self._everywhere) if levels else self._histories_everywhere
 
     def _choose(self, *groups: Sequence[float | None]) -> list[History | None]:
-        count = len(self.features)
+        features, min_history = self.features, self.min_history
+        count = len(features)
         width = 1 + FIGURES * count
         chosen: list[History | None] = [None] * count
         for levels in groups:
             for start in range(0, len(levels), width):
-                name = LEVELS[int(levels[start] or 0)]
-                figures = [levels[at : at + count] for at in range(start + 1, start + width, count)]
-                for position, (rows, *history) in enumerate(zip(*figures)):
-                    if chosen[position] is None and rows is not None and rows >= self.min_history:
-                        chosen[position] = _history(self.features[position], name, rows, *history)
+                level = LEVELS[int(levels[start] or 0)]
+                end = start + width
+                for position in range(count):
+                    rows, mean, stddev, median, spread, floor = levels[start + 1 + position : end : count]
+                    if rows is None or rows < min_history or chosen[position] is not None:
+                        continue
+                    # From what isn't finite nothing lies any number of deviations away.
+                    if mean is not None and median is not None and isfinite(mean) and isfinite(median):
+                        chosen[position] = History(features[position], level, rows, mean, stddev, median, spread, floor)
                 if None not in chosen:
                     return chosen
         return chosen
@@ -236,28 +251,6 @@ class Rule:
         compared = self.compare(numbers, self.histories(levels))
         far = max([agreement(comparison) for comparison in compared if comparison is not None], default=None)
         return None if far is None else round(far, DECIMALS)
-
-
-def _history(
-    feature: Feature,
-    level: str,
-    rows: float,
-    mean: float | None,
-    stddev: float | None,
-    median: float | None,
-    spread: float | None,
-    floor: float | None,
-) -> History | None:
-    # From what isn't finite nothing lies any number of deviations away.
-    if mean is None or median is None or not (isfinite(mean) and isfinite(median)):
-        return None
-    least = _size(floor)
-    return History(feature, level, rows, mean, median, max(_size(stddev), least), max(_size(spread), least))
-
-
-def _size(figure: float | None) -> float:
-    """Return a figure that tells how far values spread; 0 where it is unknown."""
-    return 0.0 if figure is None or figure != figure else figure
 
 
 def agreement(comparison: Comparison) -> float:
