@@ -16,9 +16,9 @@ from relief_trainer.options import print_json, split_columns, with_dsn, with_jso
 @click.option("--out", metavar="FILE", required=True, help="Where to: .parquet, .csv or .jsonl.")
 @click.option("--keep", callback=split_columns, metavar="COLUMNS", help="Columns to copy; by default the source's key.")
 @click.option(
-    "--batch-rows", type=click.IntRange(1), default=10_000, show_default=True, help="Rows a process holds in memory."
+    "--batch-rows", type=click.IntRange(1), default=10_000, show_default=True, help="Rows that are read at a time."
 )
-@click.option("--jobs", type=click.IntRange(1), metavar="N", help="Processes that score; by default one a core.")
+@click.option("--jobs", type=click.IntRange(1), metavar="N", help="Threads that score; by default one a core.")
 @with_dsn
 @with_json
 def score(

@@ -1,35 +1,28 @@
-"""Score a source's rows in batches, with the code that runs in the server, and write the scores to a file."""
+"""Score a source's rows in batches, as the server would, and write the scores to a file."""
 
 from __future__ import annotations
 
 import json
 import shlex
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache
-from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-from joblib import Parallel, delayed
-from relief_runtime.forest import Forest
-
-from relief_trainer import archive, parity
+from relief_trainer import archive
 from relief_trainer import detector as detectors
 from relief_trainer.archive import Stored
+from relief_trainer.batch_forest import BatchForest, RowForest
 from relief_trainer.connection import Connection
 from relief_trainer.errors import ReliefError
 from relief_trainer.progress import Progress
 from relief_trainer.score_file import ScoreFile
 from relief_trainer.sources import Row, Source, values
 
-# Rows of features and columns to keep; columns to keep and scores.
-_Batch = list[tuple[Row, list[Any]]]
-_ScoredBatch = list[tuple[list[Any], float | None]]
-
-# Other processes take some 2 s to start: so many rows are scored in less.
-ROWS_ALONE = 100_000
+Scores = list[float | None]
 
 SCORE, IS_ANOMALY, ROW = "relief_anomaly_score", "relief_is_anomaly", "row"
 
@@ -57,10 +50,13 @@ class Model:
     """A stored model, ready to score rows of columns that are called as its features."""
 
     def __init__(self, stored: Stored) -> None:
-        self.stored = stored
         self.detector = stored.detector
         self.version = stored.version
-        self._forest = Forest(parity.as_server_keeps(stored.document))
+        self._forest: BatchForest | RowForest
+        try:
+            self._forest = BatchForest(stored.document)
+        except ReliefError:
+            self._forest = RowForest(stored.document)
         content = json.loads(stored.document)
         self.threshold = float(content["threshold"]["value"])
         self.columns: dict[str, type] = {
@@ -68,10 +64,14 @@ class Model:
         }
         self._has_categories = str in self.columns.values()
 
-    def score(self, row: Row, source_name: str) -> float | None:
-        """Return the score of one row's features, in (0, 1], higher = more anomalous; None if all are missing."""
-        numbers = values.numbers(row, self.columns, source_name)
-        return self._forest.score(numbers, values.texts(row, self.columns) if self._has_categories else None)
+    def score(self, rows: Sequence[Row], source_name: str) -> Scores:
+        """Return the scores of rows that begin with the features, in (0, 1], higher = more anomalous.
+
+        None is that of a row whose features are all missing.
+        """
+        numbers = values.matrix(rows, self.columns, source_name)
+        texts = [values.texts(row, self.columns) for row in rows] if self._has_categories else None
+        return self._forest.score(numbers, texts)
 
 
 def find_model(named: str, connect: Callable[[], Any]) -> Model:
@@ -116,9 +116,9 @@ def score(
     keep
         Columns to write beside the scores; by default those that identify a row, or else the row's number from 1 on.
     batch_rows
-        Rows that a process holds in memory at a time.
+        Rows that are read at a time; as many batches as there are jobs, and one more, are held in memory.
     jobs
-        Processes that score, each a batch at a time; they are started once a source has more than `ROWS_ALONE` rows.
+        Threads that score, each a batch at a time, beside the one that reads and writes.
 
     Raises
     ------
@@ -138,54 +138,34 @@ def score(
         ScoreFile(out, header) as file,
         progress.counting(f"scoring {source.name}", source.count()) as advance,
     ):
-        batches = _read(source, model.columns, kept, batch_rows)
-        alone = islice(batches, ROWS_ALONE // batch_rows)
-        for batch in chain(
-            (_score_batch(batch, model, source.name) for batch in alone),
-            _score_batches(batches, model, source.name, jobs),
-        ):
+        # A source reads a column once, whatever it is for.
+        columns = {**model.columns, **{name: object for name in kept if name not in model.columns}}
+        places = [list(columns).index(name) for name in kept]
+        batches = (list(batch) for batch in source.batches(columns, batch_rows))
+        for batch, scores in _scored(batches, model, source.name, jobs):
             lines = []
-            for beside, value in batch:
+            for row, value in zip(batch, scores, strict=True):
                 rows += 1
                 is_anomaly = None if value is None else value >= model.threshold
                 anomalies += is_anomaly is True
                 unscored += value is None
-                lines.append([*(beside or [rows]), value, is_anomaly])
+                lines.append([*([values.plain(row[place]) for place in places] or [rows]), value, is_anomaly])
             file.write(lines)
             advance(len(lines))
     seconds = round(time.monotonic() - begun, 3)
     return Scored(model.detector, model.version, source.name, out, model.threshold, rows, anomalies, unscored, seconds)
 
 
-def _score_batches(batches: Iterator[_Batch], model: Model, source_name: str, jobs: int) -> Iterator[_ScoredBatch]:
-    """Yield batches with their scores, in order; what is read is read by this process alone."""
-    with Parallel(n_jobs=jobs) as parallel:
-        while several := list(islice(batches, jobs)):
-            if len(several) == 1:
-                # Not worth the start of other processes.
-                yield _score_batch(several[0], model, source_name)
-            else:
-                calls = (delayed(_score_as_stored)(batch, model.stored, source_name) for batch in several)
-                yield from parallel(calls)
-
-
-def _score_batch(batch: _Batch, model: Model, source_name: str) -> _ScoredBatch:
-    return [(beside, model.score(features, source_name)) for features, beside in batch]
-
-
-def _score_as_stored(batch: _Batch, stored: Stored, source_name: str) -> _ScoredBatch:
-    """Score a batch in another process, to which compiled forests don't travel."""
-    return _score_batch(batch, _model(stored), source_name)
-
-
-_model = lru_cache(maxsize=1)(Model)
-
-
-def _read(source: Source, features: Mapping[str, type], kept: Sequence[str], batch_rows: int) -> Iterator[_Batch]:
-    """Yield batches of features and columns to keep; a source reads a column once, whatever it is for."""
-    both = [name for name in kept if name in features]
-    columns = {**features, **{name: object for name in kept if name not in both}}
-    places = [list(columns).index(name) for name in kept]
-    count = len(features)
-    for batch in source.batches(columns, batch_rows):
-        yield [(row[:count], [values.plain(row[place]) for place in places]) for row in batch]
+def _scored(
+    batches: Iterator[list[Row]], model: Model, source_name: str, jobs: int
+) -> Iterator[tuple[list[Row], Scores]]:
+    """Yield batches with their scores, in order, while the next ones are being scored."""
+    waiting: deque[tuple[list[Row], Future[Scores]]] = deque()
+    with ThreadPoolExecutor(jobs) as pool:
+        for batch in batches:
+            waiting.append((batch, pool.submit(model.score, batch, source_name)))
+            if len(waiting) > jobs:
+                first, scores = waiting.popleft()
+                yield first, scores.result()
+        for last, scores in waiting:
+            yield last, scores.result()

@@ -20,7 +20,6 @@ from helpers.sources import ROWS, Places
 from pyarrow import csv as arrow_csv
 from pyarrow import parquet
 
-from relief_trainer import scoring
 from relief_trainer.cli import main
 from relief_trainer.errors import ReliefError
 from relief_trainer.scoring import Model, find_model, score
@@ -103,8 +102,7 @@ def test_a_row_without_any_feature_has_no_score_and_no_flag(model: Model, tmp_pa
     assert table["relief_anomaly_score"].null_count == table["relief_is_anomaly"].null_count == 2
 
 
-def test_several_processes_write_what_one_writes(model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scoring, "ROWS_ALONE", 20_000)
+def test_several_jobs_write_what_one_writes(model: Model, tmp_path: Path) -> None:
     rows = [(float(n % 7), None if n % 5 == 0 else n / 3, float(n)) for n in range(100)]
     source = Listed(["a", "b", "c"], [rows[start : start + 9] for start in range(0, 100, 9)], ["c"])
     told = []
@@ -115,11 +113,8 @@ def test_several_processes_write_what_one_writes(model: Model, tmp_path: Path, m
     assert told[0][0] == 100
 
 
-def test_a_wrong_value_in_another_process_is_told_and_leaves_no_file(
-    model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(scoring, "ROWS_ALONE", 0)
-    source = Listed(["a", "b", "c"], [[(1.0, 1, 1)], [(1.0, "x", 1)]], [])
+def test_a_wrong_value_far_behind_is_told_and_leaves_no_file(model: Model, tmp_path: Path) -> None:
+    source = Listed(["a", "b", "c"], [*[[(1.0, 1, 1)]] * 9, [(1.0, "x", 1)], [(1.0, 1, 1)]], [])
     with pytest.raises(ReliefError, match='column "b" of list') as told:
         score(source, model, str(tmp_path / "x.csv"), jobs=2)
     assert told.value.hint

@@ -9,6 +9,9 @@ from decimal import Decimal
 from numbers import Real
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from relief_trainer.errors import ReliefError
 
 # What is smaller counts as 0, as in relief._float8.
@@ -29,9 +32,27 @@ def numbers(row: Sequence[Any], columns: Mapping[str, type], source_name: str) -
     ]
 
 
+def matrix(rows: Sequence[Sequence[Any]], columns: Mapping[str, type], source_name: str) -> npt.NDArray[np.float64]:
+    """Return the numbers of rows that begin with columns, shape (rows, columns); NaN is missing, or a category's place.
+
+    Raises
+    ------
+    ReliefError
+        If a value is no number.
+    """
+    made = np.full((len(rows), len(columns)), np.nan)
+    for position, (name, kind) in enumerate(columns.items()):
+        if kind is float:
+            column = [row[position] for row in rows]
+            if not set(map(type, column)) <= {float, type(None)}:
+                column = [None if value is None else _named(value, name, source_name) for value in column]
+            made[:, position] = np.array(column, dtype=np.float64)
+    return made
+
+
 def texts(row: Sequence[Any], columns: Mapping[str, type]) -> list[str | None]:
-    """Return a row's categories, one a column of ``str``, in the order of the columns; None is missing."""
-    return [text(value) for value, kind in zip(row, columns.values(), strict=True) if kind is str]
+    """Return the categories of a row that begins with columns, one a column of ``str``; None is missing."""
+    return [text(value) for value, kind in zip(row, columns.values(), strict=False) if kind is str]
 
 
 def _named(value: Any, column: str, source_name: str) -> float:
