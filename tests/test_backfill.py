@@ -11,7 +11,7 @@ import pytest
 from helpers.database import Database, query, refused, value
 from helpers.forests import add_model, stump
 from helpers.sessions import running
-from helpers.shop import FEATURES, make_orders
+from helpers.shop import FEATURES, attach_orders, make_orders
 from psycopg import Connection
 
 ROWS = 20_000
@@ -21,10 +21,7 @@ STALE = "select count(*) from shop.orders where relief_model_version is distinct
 @pytest.fixture
 def attached(database: Database) -> Database:
     """Return a database where "orders" is attached to shop.orders, with 20,000 rows that aren't scored."""
-    make_orders(database.superuser, rows=ROWS)
-    add_model(database.superuser, "orders", stump(FEATURES))
-    database.query("select relief.promote('orders')")
-    database.query("select relief.attach('orders')")
+    attach_orders(database.superuser, rows=ROWS)
     database.query("analyze shop.orders")
     return database
 

@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner, Result
 from helpers.database import Database, value
 from helpers.forests import add_model, stump
-from helpers.shop import FEATURES, make_orders
+from helpers.shop import FEATURES, attach_orders
 
 from relief_trainer import backfill as library
 from relief_trainer.cli import main
@@ -25,10 +25,7 @@ STALE = "select count(*) from shop.orders where relief_model_version is distinct
 @pytest.fixture
 def attached(database: Database) -> Database:
     """Return a database where "orders" is attached to shop.orders, with 20,000 rows that aren't scored."""
-    make_orders(database.superuser, rows=ROWS)
-    add_model(database.superuser, "orders", stump(FEATURES))
-    database.query("select relief.promote('orders')")
-    database.query("select relief.attach('orders')")
+    attach_orders(database.superuser, rows=ROWS)
     database.query("analyze shop.orders")
     return database
 

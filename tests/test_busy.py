@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 
 import psycopg
 import pytest
 from helpers.database import Database, query, refused, value
 from helpers.forests import add_model, stump
+from helpers.sessions import running
 from helpers.shop import FEATURES, make_orders
 from psycopg import Connection
 
@@ -29,29 +28,6 @@ def promoted(database: Database) -> Database:
     add_model(database.superuser, "orders", stump(FEATURES))
     database.query("select relief.promote('orders')")
     return database
-
-
-@contextmanager
-def _running(*targets: Callable[[threading.Event], None]) -> Iterator[None]:
-    """Run functions in threads until the block ends; what they raise is raised here."""
-    stop, failures = threading.Event(), []
-
-    def guarded(target: Callable[[threading.Event], None]) -> None:
-        try:
-            target(stop)
-        except BaseException as failure:
-            failures.append(failure)
-
-    threads = [threading.Thread(target=guarded, args=(target,)) for target in targets]
-    for thread in threads:
-        thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        for thread in threads:
-            thread.join()
-    assert not failures, failures
 
 
 @pytest.mark.parametrize("verb", ["attach", "detach", "regenerate"])
@@ -114,7 +90,7 @@ def test_table_is_attached_under_traffic(promoted: Database) -> None:
 
     attaching = promoted.connect()
     query(attaching, "set lock_timeout = '1s'")
-    with _running(insert, update):
+    with running(insert, update):
         time.sleep(0.1)
         query(attaching, "select relief.attach('orders')")
         attached_at = value(attaching, "select clock_timestamp()")
@@ -168,7 +144,7 @@ class _Writers:
 def test_backfill_overwrites_nothing_that_others_write_to_the_same_rows(promoted: Database) -> None:
     promoted.query("select relief.attach('orders')")
     writers = _Writers(promoted)
-    with _running(writers.insert, writers.update):
+    with running(writers.insert, writers.update):
         promoted.query("call relief.backfill('orders', batch_rows => 200)")
     writers.assert_nothing_is_lost(promoted)
     _assert_whole(promoted)
@@ -184,7 +160,7 @@ def test_backfill_killed_under_traffic_is_resumed(promoted: Database) -> None:
         with pytest.raises(psycopg.OperationalError):
             query(victim, "call relief.backfill('orders', batch_rows => 50)")
 
-    with _running(writers.insert, writers.update):
+    with running(writers.insert, writers.update):
         for remaining in (4000, 2500):
             victim = promoted.connect()
             thread = threading.Thread(target=backfill, args=(victim,))
