@@ -60,6 +60,11 @@ def require_moment(connection: Connection, since: str, kind: sql.SQL = _TIMESTAM
 
 _DSN_HINT = "Give --dsn postgresql://role@host:port/database, or set PGHOST, PGPORT, PGUSER and PGDATABASE."
 
+_READ_ONLY = (
+    "Connect to the primary server: a standby takes no changes. If this is the primary server, "
+    "turn default_transaction_read_only off."
+)
+
 
 @contextlib.contextmanager
 def translated_errors(role: str = "<role>") -> Iterator[None]:
@@ -82,6 +87,10 @@ def translated_errors(role: str = "<role>") -> Iterator[None]:
         if "relief" in message or (hint is None and _names_ours(message)):
             hint = ask_for_rights(role)
         raise ReliefError(message, hint) from error
+    except errors.ReadOnlySqlTransaction as error:
+        raise ReliefError(
+            error.diag.message_primary or _first_line(error), error.diag.message_hint or _READ_ONLY
+        ) from error
     except psycopg.OperationalError as error:
         if error.diag.message_primary:
             raise ReliefError(error.diag.message_primary, error.diag.message_hint) from error

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from click.testing import CliRunner, Result
 from helpers.clusters import Standby
 from helpers.database import query, refused, value
 from helpers.forests import add_model, constant, proven, stump
@@ -18,6 +19,7 @@ from helpers.shop import COMPANIONS, FEATURES, make_orders
 from psycopg import Connection
 from relief_runtime.document import checksum
 
+from relief_trainer.cli import main
 from relief_trainer.cluster import Cluster, throwaway_cluster
 from relief_trainer.document import serialize
 
@@ -60,6 +62,10 @@ def standby(primary: Cluster) -> Iterator[Standby]:
 
 def _connect(cluster: Cluster, role: str | None = None) -> Connection:
     return psycopg.connect(cluster.dsn(user=role), autocommit=True)
+
+
+def _relief(cluster: Cluster, *arguments: str) -> Result:
+    return CliRunner().invoke(main, [*arguments, "--dsn", cluster.dsn(user="app")], catch_exceptions=False)
 
 
 def test_a_standby_scores_as_its_primary_and_checks_itself(primary: Cluster, standby: Standby) -> None:
@@ -114,6 +120,39 @@ def test_what_changes_something_says_that_it_is_on_a_standby(standby: Standby) -
         assert told.keys() >= {"promote", "refresh_profile", "attach", "backfill", "label", "create_detector"}
         with refused("25006", "cannot execute INSERT in a read-only transaction"):
             query(app, "insert into shop.orders (a, b) values (1, 1)")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["train", "orders"],
+        ["train", "orders", "--if-drifted"],
+        ["refresh", "orders"],
+        ["promote", "orders"],
+        ["backfill", "orders", "--jobs", "2"],
+        ["import", "FILE", "--detector", "orders"],
+        ["vacuum", "orders"],
+        ["worker", "--once"],
+        ["watch", "orders", "--json"],
+    ],
+    ids=" ".join,
+)
+def test_commands_that_change_something_say_that_it_is_on_a_standby(
+    standby: Standby, command: list[str], tmp_path: Path
+) -> None:
+    file = tmp_path / "model.json"
+    assert _relief(standby, "export", "orders", "--json", str(file)).exit_code == 0
+    done = _relief(standby, *[str(file) if word == "FILE" else word for word in command])
+    assert done.exit_code == 1
+    error, hint = done.stderr.splitlines()[-2:]
+    assert error in (
+        "error: this server is a standby, which takes no changes",
+        "error: cannot execute DROP TABLE in a read-only transaction",
+        "error: cannot execute CREATE SCHEMA in a read-only transaction",
+        "error: cannot execute LISTEN during recovery",
+    )
+    assert hint.startswith("hint: Connect to ")
+    assert "primary server" in hint
 
 
 def test_a_promotion_reaches_open_sessions_and_a_failover_loses_nothing(primary: Cluster, standby: Standby) -> None:
