@@ -217,6 +217,29 @@ def test_what_can_not_be_a_detector_is_refused(
     assert query(shop, "select name from relief.detector") == ["orders"]
 
 
+def test_what_relief_writes_is_neither_a_feature_nor_an_entity_nor_a_time(database: Database) -> None:
+    make_orders(database.superuser, rows=10)
+    database.query("alter table shop.orders add column relief_deviation timestamptz")
+    query(
+        database.superuser,
+        "alter table shop.orders add column relief_anomaly_score float8, add column relief_is_anomaly boolean, "
+        "add column twice float8 generated always as (2 * relief_anomaly_score) stored",
+    )
+    for options, what, column in (
+        ("'{a, ln(relief_anomaly_score) AS l}'", 'feature "ln(relief_anomaly_score) AS l"', "relief_anomaly_score"),
+        ("'{a, twice}'", 'feature "twice"', "relief_anomaly_score"),
+        ("'{a}', entity => '{b, relief_is_anomaly}'", 'the entity of detector "x"', "relief_is_anomaly"),
+        ("'{a}', time_column => 'relief_deviation'", 'the time column of detector "x"', "relief_deviation"),
+    ):
+        with refused(
+            "42P17",
+            f'{what} of table shop.orders reads column "{column}", which Relief writes',
+            "The table's own columns are: id, a, b, note, twice.",
+        ):
+            database.query(f"select relief.create_detector('x', 'shop.orders', {options}, score_function => false)")
+    assert query(database.superuser, "select name from relief.detector") == ["orders"]
+
+
 def test_options_that_take_names_are_told_bare_names(database: Database) -> None:
     database.query('create table odd ("At" timestamptz, "Who is it" text, amount integer)')
     with refused("42703", 'time column "at" of detector "x"', "The date and timestamp columns are: At."):

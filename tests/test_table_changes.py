@@ -210,6 +210,18 @@ def test_renamed_column_is_named_where_the_detector_is_to_be_made_again(attached
     )
 
 
+def test_column_that_is_called_as_one_of_reliefs_by_now_is_told_and_stops_nothing(attached: Connection) -> None:
+    query(attached, "select relief.detach('orders', drop_columns => true)")
+    query(attached, "alter table shop.orders rename column b to relief_anomaly_score")
+    query(attached, "select relief.regenerate('orders')")
+    assert query(attached, STATE) == [("ready", None)]
+    told_by_check = value(attached, CHECK)
+    assert told_by_check.startswith("it reads column relief_anomaly_score, which Relief writes; select relief.drop")
+    query(attached, _advice(told_by_check))
+    assert query(attached, "select name::text from relief.feature") == ["a"]
+    assert value(attached, CHECK) == "no model is promoted; relief train orders --promote"
+
+
 @pytest.mark.parametrize("name", ["c", 'Größe "x"'])
 def test_feature_that_is_a_renamed_column_is_made_again_by_the_name_of_now(attached: Connection, name: str) -> None:
     query(attached, "alter table shop.orders rename column a to " + value(attached, "select quote_ident(%s)", name))

@@ -35,6 +35,37 @@ $$;
 comment on function relief._column_names(regclass) is
   'Returns what _column_list returns, for a hint about an option that takes names as they are, not as SQL writes them.';
 
+create function relief._require_own_columns(what text, relation regclass, columns name[])
+  returns void
+  language plpgsql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  result name;
+begin
+  select c into result from unnest(relief._results_among(relation, columns)) as c limit 1;
+  if found then
+    raise exception '% of table % reads column "%", which Relief writes', what, relation, result
+      using errcode = 'invalid_object_definition',
+            hint = format('The table''s own columns are: %s.', relief._column_list(relation));
+  end if;
+end
+$$;
+comment on function relief._require_own_columns(text, regclass, name[]) is
+  'Raises an error if a part of a detector reads what Relief writes: a verdict isn''t to follow from the one before it.';
+
+create function relief._results_among(relation regclass, columns name[])
+  returns name[]
+  language sql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+  select array(select c.name from relief._companion_columns() as c where c.name = any (relief._written_columns(relation, columns)))
+$$;
+comment on function relief._results_among(regclass, name[]) is
+  'Returns which of Relief''s companion columns are among columns of a relation, or are what those are generated from.';
+
 create function relief._probe_feature(relation regclass, expression text, name_path text)
   returns pg_node_tree
   language plpgsql
@@ -116,6 +147,8 @@ begin
       using errcode = 'feature_not_supported',
             hint = format('Name columns: %s.', relief._column_list(relation));
   end if;
+  perform relief._require_own_columns(
+    format('feature "%s"', feature), relation, array(select attname from pg_attribute where attrelid = relation and attnum = any (checked.columns)));
 
   select atttypid into strict value_type
   from pg_attribute

@@ -122,7 +122,7 @@ $$;
 comment on function relief._completed(relief.detector, text) is
   'Returns the text of a row of the columns that a detector reads, given that of a row, with its generated columns computed.';
 
-create function relief._written_columns(d relief.detector)
+create function relief._written_columns(relation regclass, columns name[])
   returns name[]
   language sql
   stable
@@ -131,17 +131,26 @@ as $$
   select array(
     select a.attname
     from pg_attribute as a
-    where a.attrelid = d.relation and a.attgenerated = ''
-      and (a.attname = any (d.columns) or a.attnum in (
+    where a.attrelid = relation and a.attgenerated = ''
+      and (a.attname = any (columns) or a.attnum in (
              select m[1]::smallint
              from pg_attribute as g
              join pg_attrdef as e on e.adrelid = g.attrelid and e.adnum = g.attnum
              cross join regexp_matches(e.adbin::text, '[{]VAR :varno [0-9]+ :varattno ([0-9]+)', 'g') as m
-             where g.attrelid = d.relation and g.attname = any (d.columns) and g.attgenerated <> ''))
+             where g.attrelid = relation and g.attname = any (columns) and g.attgenerated <> ''))
     order by a.attnum)
 $$;
-comment on function relief._written_columns(relief.detector) is
-  'Returns the columns that a detector''s features follow from: those that they read, and what generated ones are generated from.';
+comment on function relief._written_columns(regclass, name[]) is 'Returns columns of a relation, and in the place of generated ones what those are generated from.';
+
+create function relief._written_columns(d relief.detector)
+  returns name[]
+  language sql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+  select relief._written_columns(d.relation, d.columns)
+$$;
+comment on function relief._written_columns(relief.detector) is 'Returns the columns that a detector''s features follow from.';
 
 create function relief._of_new_row(d relief.detector, of_new text, of_o text)
   returns text

@@ -260,6 +260,8 @@ begin
     raise exception 'entity column "%" of detector "%" is given twice', unknown, name
       using errcode = 'duplicate_column', hint = 'Give each column once.';
   end if;
+  perform relief._require_own_columns(format('the entity of detector "%s"', name), relation, entity);
+  perform relief._require_own_columns(format('the time column of detector "%s"', name), relation, array[time_column]);
   select attname into unknown
   from pg_attribute
   where attrelid = relation and (attname = any (entity) or attname = time_column) and attgenerated <> '' and not attisdropped

@@ -96,8 +96,8 @@ as $$
     select f.features, f.outdated,
            (select string_agg(quote_literal(relief._column_now(d, c)), ', ' order by n)
             from unnest(d.entity) with ordinality as e (c, n)
-            where relief._column_now(d, c) is not null) as entity,
-           relief._column_now(d, d.time_column) as time_column
+            where relief._column_now(d, c) is not null and relief._results_among(d.relation, array[c]) = '{}') as entity,
+           case when relief._results_among(d.relation, array[d.time_column]) = '{}' then relief._column_now(d, d.time_column) end as time_column
     from (
       select string_agg(quote_literal(case when w.expression = quote_ident(f.name) then w.expression
                                       else w.expression || ' AS ' || quote_ident(f.name) end), ', ' order by f.position),
@@ -110,11 +110,12 @@ as $$
       cross join lateral (select string_agg(quote_ident(relief._column_now(d, c)), ', ') from unnest(f.columns) as c
                           where not b.is_column and strpos(lower(f.expression), lower(relief._column_now(d, c))) = 0) as o (names)
       where f.detector_id = d.id and not exists (select from unnest(f.columns) as c where relief._column_now(d, c) is null)
+        and relief._results_among(d.relation, f.columns) = '{}'
     ) as f (features, outdated)
   ) as kept
 $$;
 comment on function relief._creation(relief.detector) is
-  'Returns the statements that make a detector anew for its table as it is, without the features, entity and times of which columns are gone.';
+  'Returns the statements that make a detector anew for its table as it is, without the features, entity and times of which columns are gone or Relief''s.';
 
 create function relief._kinds(d relief.detector)
   returns text[]

@@ -50,6 +50,10 @@ begin
     from pg_class as c
     join pg_roles as r on r.oid = c.relowner and not r.rolsuper and not r.rolbypassrls
     where c.oid = d.relation and c.relrowsecurity and c.relforcerowsecurity;
+  return query
+    select format('it reads column %I, which Relief writes; %s', c.name, relief._creation(d))
+    from unnest(relief._results_among(d.relation, d.columns || d.entity || d.time_column)) as c (name)
+    limit 1;
   if d.generated_by is distinct from relief.version() then
     return next format('its functions were made by Relief %s; select relief.regenerate(%L);', coalesce(d.generated_by, '0.1.0'), d.name);
   end if;
