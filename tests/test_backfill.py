@@ -210,6 +210,20 @@ def test_table_that_was_never_analyzed_or_is_mostly_empty_is_backfilled(database
     assert database.value(STALE, 1) == 0
 
 
+def test_what_can_not_be_attached_can_not_be_backfilled_and_is_told_the_query(orders: Connection) -> None:
+    query(orders, "create view shop.large as select * from shop.orders where a > 5")
+    query(orders, "select relief.create_detector('large', 'shop.large', '{a}')")
+    with refused(
+        "42809",
+        'detector "large" cannot be backfilled: shop.large is a view',
+        "Score it in queries: select shop.relief_score(o) from shop.large as o;",
+    ):
+        query(orders, "call relief.backfill('large')")
+    query(orders, "drop table shop.orders cascade")
+    with refused("42P01", 'table shop.orders of detector "orders" does not exist any more', "relief.drop_detector("):
+        query(orders, "call relief.backfill('orders')")
+
+
 def test_wrong_calls_are_refused(orders: Connection) -> None:
     with refused("42704", 'detector "order" does not exist'):
         query(orders, "call relief.backfill('order')")
@@ -223,7 +237,7 @@ def test_wrong_calls_are_refused(orders: Connection) -> None:
         query(orders, "call relief.backfill('orders')")
     query(orders, "select relief.attach('orders')")
     query(orders, 'alter table shop.orders disable trigger "~relief"')
-    with refused("55000", "or its trigger is disabled", 'alter table shop.orders enable trigger "~relief";'):
+    with refused("55000", "or its trigger is disabled", 'Enable it: alter table shop.orders enable trigger "~relief";'):
         query(orders, "call relief.backfill('orders')")
     query(orders, 'alter table shop.orders enable trigger "~relief"')
     with refused("22003", "batch_rows is 0, not at least 1", "10000 rows is the default"):

@@ -162,6 +162,39 @@ def test_rows_without_a_primary_key_cannot_be_labelled(readings) -> None:
     assert count(readings) == 240
 
 
+def test_what_could_be_the_primary_key_is_named_where_labels_lack_it(readings) -> None:
+    query(readings, "alter table reading drop constraint reading_pkey")
+    query(readings, "create unique index on reading (at, x)")
+    query(readings, "create unique index on reading (id) include (x)")
+    query(readings, "create unique index on reading (x) where x > 0 and id < 8")
+    with refused(
+        "0A000",
+        'table public.reading of detector "r" has no primary key',
+        "Labels name rows by their primary key: alter table public.reading add primary key (id);",
+    ):
+        query(readings, "select relief.label('r', '{\"id\": 1}', true)")
+
+
+@pytest.mark.parametrize(
+    ("view", "way"),
+    [
+        ("view v as select * from reading", ": make a detector of public.reading."),
+        ("materialized view v as select r.* from reading as r, other", ": make a detector of public.reading."),
+        ("view v as select n as id, n::float8 as x from generate_series(1, 3) as n", "."),
+    ],
+)
+def test_rows_of_a_view_are_labelled_where_they_come_from(readings, view, way) -> None:
+    query(readings, "create table other ()")
+    query(readings, f"create {view}")
+    create(readings, "v", "v", ["x"])
+    with refused(
+        "0A000",
+        'table public.v of detector "v" has no primary key',
+        "Labels name rows by their primary key, which a view can't have" + way,
+    ):
+        query(readings, "select relief.label('v', '{\"id\": 1}', true)")
+
+
 def test_labels_of_unknown_detectors_and_lost_tables_are_refused(readings) -> None:
     with refused("42704", 'detector "q" does not exist', "List the detectors"):
         query(readings, "select relief.label('q', '{\"id\": 1}', true)")

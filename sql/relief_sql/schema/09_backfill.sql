@@ -22,16 +22,27 @@ create function relief._require_scoring(d relief.detector)
   stable
   set search_path = pg_catalog, pg_temp
 as $$
+declare
+  enabled "char";
+  reason text;
 begin
+  perform relief._require_table(d);
+  select tgenabled into enabled from pg_trigger where tgrelid = d.relation and tgfoid = relief._trigger_function(d);
+  if not found then
+    select r.reason into reason from relief._why_not_attachable(d.relation) as r;
+    if found then
+      raise exception 'detector "%" cannot be backfilled: % %', d.name, d.relation, reason
+        using errcode = 'wrong_object_type', hint = format('Score it in queries: %s', relief._score_query(d));
+    end if;
+  end if;
   if d.promoted_version is null then
     perform relief._no_model(d.name);
   end if;
-  if relief._schema_of(d.relation) is null
-     or not exists (select from pg_trigger
-                    where tgrelid = d.relation and tgfoid = relief._trigger_function(d) and tgenabled in ('O', 'A')) then
+  if enabled is null or enabled not in ('O', 'A') then
     raise exception 'detector "%" is not attached, or its trigger is disabled', d.name
       using errcode = 'object_not_in_prerequisite_state',
-            hint = format('Attach it: select relief.attach(%L); or: alter table %s enable trigger "~relief";', d.name, d.relation);
+            hint = case when enabled is null then format('Attach it: select relief.attach(%L);', d.name)
+                        else format('Enable it: alter table %s enable trigger "~relief";', d.relation) end;
   end if;
 end
 $$;

@@ -74,7 +74,7 @@ declare
 begin
   if columns = '{}' then
     raise exception 'table % of detector "%" has no primary key', d.relation, d.name
-      using errcode = 'feature_not_supported', hint = 'Labels name rows by their primary key: add one.';
+      using errcode = 'feature_not_supported', hint = 'Labels name rows by their primary key' || relief._way_to_a_key(d.relation);
   end if;
   if jsonb_typeof(key) is distinct from 'object' or array(select k from jsonb_object_keys(key) as k order by k collate "C") <> columns then
     raise exception 'key % is not that of table %', coalesce(key::text, 'NULL'), d.relation
@@ -84,6 +84,39 @@ begin
 end
 $$;
 comment on function relief._require_key(relief.detector, jsonb) is 'Raises an error unless a JSON object names just the primary key''s columns.';
+
+create function relief._way_to_a_key(relation regclass)
+  returns text
+  language sql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+  select case
+    when c.relkind in ('r', 'p') then
+      coalesce(
+        (select format(': alter table %s add primary key (%s);', relation, string_agg(quote_ident(a.attname), ', ' order by k.n))
+         from pg_index as i
+         cross join unnest(i.indkey::smallint[]) with ordinality as k (attnum, n)
+         join pg_attribute as a on a.attrelid = i.indrelid and a.attnum = k.attnum
+         where i.indrelid = relation and i.indisunique and i.indimmediate and i.indpred is null and i.indexprs is null and k.n <= i.indnkeyatts
+         group by i.indexrelid
+         order by count(*), i.indexrelid
+         limit 1),
+        ': add one.')
+    else
+      format(', which a %s can''t have%s.', case when c.relkind = 'f' then 'foreign table' else 'view' end,
+             ': make a detector of ' || (
+               select string_agg(t.oid::regclass::text, ' or ' order by t.oid)
+               from pg_class as t
+               where t.oid in (select u.refobjid from pg_rewrite as r join pg_depend as u on u.classid = 'pg_rewrite'::regclass and u.objid = r.oid
+                               where r.ev_class = relation and u.refclassid = 'pg_class'::regclass)
+                 and exists (select from pg_index as i where i.indrelid = t.oid and i.indisprimary)))
+  end
+  from pg_class as c
+  where c.oid = relation
+$$;
+comment on function relief._way_to_a_key(regclass) is
+  'Returns how rows of a relation without a primary key come to have one, for a hint: by what is unique already, or where a view''s rows come from.';
 
 create function relief.set_tolerance(
     detector text,
