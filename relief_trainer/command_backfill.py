@@ -7,7 +7,7 @@ from dataclasses import asdict
 
 import click
 
-from relief_trainer.options import print_json, with_dsn, with_json
+from relief_trainer.options import ROWS, print_json, with_dsn, with_json
 
 
 @click.command()
@@ -15,7 +15,7 @@ from relief_trainer.options import print_json, with_dsn, with_json
 @click.option(
     "--jobs", type=click.IntRange(1), metavar="N", help="Connections at once; by default one a core of this machine."
 )
-@click.option("--batch-rows", type=click.IntRange(1), default=10_000, show_default=True, help="Rows a transaction.")
+@click.option("--batch-rows", type=ROWS, default=10_000, show_default=True, help="Rows a transaction.")
 @with_dsn
 @with_json
 def backfill(name: str, jobs: int | None, batch_rows: int, dsn: str | None, as_json: bool) -> None:

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import click
 
-from relief_trainer.options import print_json, version_number, with_dsn, with_json
+from relief_trainer.options import ROWS, print_json, version_number, with_dsn, with_json
 
 with_plot = click.option(
     "--plot", "plot_file", metavar="FILE", help="Draw it too: .png, .svg or .pdf; needs '.[plot]'."
 )
-with_max_rows = click.option(
-    "--max-rows", type=click.IntRange(1), default=20_000, show_default=True, help="Rows to draw."
-)
+with_max_rows = click.option("--max-rows", type=ROWS, default=20_000, show_default=True, help="Rows to draw.")
 
 
 @click.command()
@@ -21,7 +19,7 @@ with_max_rows = click.option(
 @with_json
 @click.option("--since", metavar="TIME", help="Only rows whose time column is at or after this.")
 @with_max_rows
-@click.option("-k", "--alerts", "k", type=click.IntRange(1), help="Rows that somebody looks at, for precision_at_k.")
+@click.option("-k", "--alerts", "k", type=ROWS, help="Rows that somebody looks at, for precision_at_k.")
 @with_plot
 def backtest(
     name: str,

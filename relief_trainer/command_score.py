@@ -7,7 +7,7 @@ from dataclasses import asdict
 
 import click
 
-from relief_trainer.options import print_json, split_columns, with_dsn, with_json
+from relief_trainer.options import ROWS, print_json, split_columns, with_dsn, with_json
 
 
 @click.command()
@@ -15,9 +15,7 @@ from relief_trainer.options import print_json, split_columns, with_dsn, with_jso
 @click.option("--model", "named", metavar="FILE|NAME", required=True, help="A model's file, or a detector's name.")
 @click.option("--out", metavar="FILE", required=True, help="Where to: .parquet, .csv or .jsonl.")
 @click.option("--keep", callback=split_columns, metavar="COLUMNS", help="Columns to copy; by default the source's key.")
-@click.option(
-    "--batch-rows", type=click.IntRange(1), default=10_000, show_default=True, help="Rows that are read at a time."
-)
+@click.option("--batch-rows", type=ROWS, default=10_000, show_default=True, help="Rows that are read at a time.")
 @click.option("--jobs", type=click.IntRange(1), metavar="N", help="Threads that score; by default one a core.")
 @with_dsn
 @with_json

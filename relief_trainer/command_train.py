@@ -11,7 +11,7 @@ import click
 from relief_runtime.document import LIMITS
 
 from relief_trainer.errors import ReliefError
-from relief_trainer.options import print_json, split_columns, with_dsn, with_json
+from relief_trainer.options import ROWS, print_json, split_columns, with_dsn, with_json
 
 if TYPE_CHECKING:
     from relief_trainer.connection import Connection
@@ -45,8 +45,10 @@ if TYPE_CHECKING:
     type=click.FloatRange(0.0, 0.5, min_open=True),
     help="Share of rows to flag, instead of the detector's own.",
 )
-@click.option("--jobs", type=int, default=1, show_default=True, help="Processes; -1 takes all cores.")
-@click.option("--sample-rows", type=click.IntRange(10), default=100_000, show_default=True, help="Rows to draw.")
+@click.option("--jobs", type=click.IntRange(-1), default=1, show_default=True, help="Processes; -1 takes all cores.")
+@click.option(
+    "--sample-rows", type=click.IntRange(10, ROWS.max), default=100_000, show_default=True, help="Rows to draw."
+)
 @click.option("--where", metavar="SQL", help="Draw only rows for which this condition holds.")
 @click.option("--since", metavar="TIME", help="Draw only rows whose time column is at or after this.")
 @click.option("--source", "uri", metavar="URI", help="Train on this file or database: its columns are the features.")
@@ -123,7 +125,7 @@ def train(
             out,
             condition=where or since,
             promote=promote or promote_if_better,
-            age=if_drifted or max_age,
+            age=if_drifted or max_age is not None,
         )
     judged = None
     steps = (6 if out is None else 4) + promote + promote_if_better
@@ -136,7 +138,9 @@ def train(
             archive.write_file(out, Stored(name, 0, document, checksum(document)))
         else:
             connection = held.enter_context(connect(dsn))
-            if (if_drifted or max_age) and _is_skipped(connection, name, if_drifted, max_age, as_json=as_json):
+            if (if_drifted or max_age is not None) and _is_skipped(
+                connection, name, if_drifted, max_age, as_json=as_json
+            ):
                 return
             trained = run(connection, name, settings, promote=promote, source=source, progress=progress)
             if promote_if_better:
@@ -152,7 +156,10 @@ def train(
 def _is_skipped(connection: Connection, name: str, if_drifted: bool, max_age: str | None, *, as_json: bool) -> bool:
     """Return whether neither drift nor age asks for a training, and tell so."""
     from relief_trainer import retraining
+    from relief_trainer.connection import require_age
 
+    if max_age is not None:
+        require_age(connection, max_age)
     decision = retraining.consider(connection, name, if_drifted=if_drifted, max_age=max_age)
     if decision.yes:
         return False
@@ -208,7 +215,7 @@ def _refuse_with_source(
     *,
     condition: str | None,
     promote: bool,
-    age: bool | str | None,
+    age: bool,
 ) -> None:
     if (features is None) != (out is None):
         raise ReliefError(

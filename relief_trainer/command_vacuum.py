@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from relief_trainer.options import print_json, print_table, tell_warnings, with_dsn, with_json
+from relief_trainer.options import ROWS, print_json, print_table, tell_warnings, with_dsn, with_json
 
 
 @click.command()
@@ -15,7 +15,7 @@ from relief_trainer.options import print_json, print_table, tell_warnings, with_
 @with_json
 @click.option(
     "--max-rows",
-    type=click.IntRange(1),
+    type=ROWS,
     default=100_000,
     show_default=True,
     help="Rows of each kind in one transaction; it goes on until nothing is past its limit.",

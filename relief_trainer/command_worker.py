@@ -7,7 +7,7 @@ import sys
 import click
 
 from relief_trainer.errors import ReliefError
-from relief_trainer.options import print_json, with_dsn, with_json
+from relief_trainer.options import ROWS, print_json, with_dsn, with_json
 
 
 @click.command()
@@ -59,7 +59,7 @@ def worker(
 @click.argument("name", required=False)
 @with_dsn
 @with_json
-@click.option("--rows", type=click.IntRange(1), default=20, show_default=True, help="How many, the newest first.")
+@click.option("--rows", type=ROWS, default=20, show_default=True, help="How many, the newest first.")
 def jobs(name: str | None, dsn: str | None, as_json: bool, rows: int) -> None:
     """Show what was asked of the worker, of one detector or of all, and what became of it.
 

@@ -16,28 +16,32 @@ from relief_trainer.queries import query
 
 Connection = psycopg.Connection[DictRow]
 
+_ADDRESS_HINT = "Give --dsn postgresql://role@host:port/database, or set PGHOST, PGPORT, PGUSER and PGDATABASE."
+
 
 @contextlib.contextmanager
-def connect(dsn: str | None) -> Iterator[Connection]:
+def connect(dsn: str | None, address_hint: str = _ADDRESS_HINT) -> Iterator[Connection]:
     """Connect for the length of a ``with`` block; what isn't committed by then is rolled back.
 
     Parameters
     ----------
     dsn
         A connection string or URI; what it leaves out comes from the PG* environment variables, as with psql.
+    address_hint
+        What to do if the server can't be reached.
 
     Raises
     ------
     ReliefError
         If the server can't be reached or, within the block, refuses a statement.
     """
-    with translated_errors():
+    with translated_errors(address_hint=address_hint):
         try:
             connection = psycopg.connect(dsn or "", row_factory=dict_row, application_name="relief")
         except psycopg.ProgrammingError as error:
-            raise ReliefError(f"the connection string is not valid: {_first_line(error)}", _DSN_HINT) from None
+            raise ReliefError(f"the connection string is not valid: {_first_line(error)}", address_hint) from None
         try:
-            with translated_errors(connection.info.user):
+            with translated_errors(connection.info.user, address_hint):
                 yield connection
         finally:
             connection.close()
@@ -48,17 +52,32 @@ _TIMESTAMPTZ = sql.SQL("timestamptz")
 
 def require_moment(connection: Connection, since: str, kind: sql.SQL = _TIMESTAMPTZ) -> None:
     """Raise an error unless PostgreSQL reads what ``--since`` was given as a time of a type."""
+    _require_value(
+        connection,
+        "--since",
+        since,
+        kind,
+        "Give a time as PostgreSQL reads it: 2013-06-01, '2013-06-01 12:00+02', yesterday.",
+    )
+
+
+def require_age(connection: Connection, max_age: str) -> None:
+    """Raise an error unless PostgreSQL reads what ``--max-age`` was given as an interval."""
+    _require_value(
+        connection,
+        "--max-age",
+        max_age,
+        sql.SQL("interval"),
+        "Give an interval as PostgreSQL reads it: --max-age 30d, --max-age '6 hours'.",
+    )
+
+
+def _require_value(connection: Connection, option: str, value: str, kind: sql.SQL, hint: str) -> None:
     try:
         with connection.transaction():
-            connection.execute(query("moment", moment=since, type=kind))
+            connection.execute(query("value", value=value, type=kind))
     except errors.DataError as error:
-        raise ReliefError(
-            f"--since: {error.diag.message_primary}",
-            "Give a time as PostgreSQL reads it: 2013-06-01, '2013-06-01 12:00+02', yesterday.",
-        ) from None
-
-
-_DSN_HINT = "Give --dsn postgresql://role@host:port/database, or set PGHOST, PGPORT, PGUSER and PGDATABASE."
+        raise ReliefError(f"{option}: {error.diag.message_primary}", hint) from None
 
 _READ_ONLY = (
     "Connect to the primary server: a standby takes no changes. If this is the primary server, "
@@ -67,7 +86,7 @@ _READ_ONLY = (
 
 
 @contextlib.contextmanager
-def translated_errors(role: str = "<role>") -> Iterator[None]:
+def translated_errors(role: str = "<role>", address_hint: str = _ADDRESS_HINT) -> Iterator[None]:
     """Turn what PostgreSQL says to a role into a `ReliefError`, with its hint or a better one."""
     try:
         yield
@@ -94,7 +113,7 @@ def translated_errors(role: str = "<role>") -> Iterator[None]:
     except psycopg.OperationalError as error:
         if error.diag.message_primary:
             raise ReliefError(error.diag.message_primary, error.diag.message_hint) from error
-        raise ReliefError(f"cannot reach the server: {_first_line(error)}", _DSN_HINT) from error
+        raise ReliefError(f"cannot reach the server: {_first_line(error)}", address_hint) from error
     except psycopg.Error as error:
         raise ReliefError(error.diag.message_primary or _first_line(error), error.diag.message_hint) from error
 

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
+# How many rows: what the server takes for a number of them.
+ROWS = click.IntRange(1, 2**31 - 1)
+
+
 def with_dsn(command: Command) -> Command:
     """Add ``--dsn``."""
     return click.option(

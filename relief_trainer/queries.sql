@@ -174,8 +174,8 @@ select exists (select from pg_catalog.pg_class as c join pg_catalog.pg_namespace
 -- name: no_rows
 select from {relation} as o where {condition} limit 0;
 
--- name: moment
-select {moment}::{type};
+-- name: value
+select {value}::{type};
 
 -- name: regenerate
 select relief.regenerate();

@@ -39,7 +39,7 @@ def train_document(
         numbers, categories, total = source_sample.draw_columns(source, features, settings.request)
         profile = _profile(features, numbers)
         drawn = source_sample.encoded_sample(features, numbers, categories, total, settings.request.rows, profile)
-    rows, notes = train.usable_rows(name, features, drawn, source.name)
+    rows, notes = train.usable_rows(name, features, drawn, source.name, own_table=False)
     with progress.step(f"growing {settings.trees} trees"):
         forest = train.fit(rows, [feature.name for feature in features], settings)
     with progress.step("finding the threshold"):

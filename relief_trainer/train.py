@@ -61,6 +61,8 @@ class Settings:
 
     def __post_init__(self) -> None:
         limits.refuse_more("trees", self.trees)
+        if self.jobs == 0:
+            raise ReliefError("0 processes grow no trees", "Give --jobs 1, or --jobs -1 for one a core.")
 
 
 @dataclass(frozen=True)
@@ -204,13 +206,15 @@ def _prepare_profile(connection: Connection, detector: Detector, progress: Progr
             connection.execute(query("refresh", name=detector.name, full=False))
 
 
-def usable_rows(name: str, features: Sequence[Feature], drawn: sample.Sample, place: str) -> tuple[Floats, list[str]]:
+def usable_rows(
+    name: str, features: Sequence[Feature], drawn: sample.Sample, place: str, *, own_table: bool = True
+) -> tuple[Floats, list[str]]:
     """Return the rows that have any value, and what the user should know about them."""
     rows = drawn.rows[~np.isnan(drawn.rows).all(axis=1)]
     if len(rows) < MINIMUM_ROWS:
         raise ReliefError(
             f'detector "{name}" has {len(rows)} rows to train on in {place}, fewer than {MINIMUM_ROWS}',
-            "Wait for more rows, or widen --where and --since.",
+            "Wait for more rows, or widen --where and --since." if own_table else "Give a source that has more rows.",
         )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # a feature that is missing everywhere has no extremes

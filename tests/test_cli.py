@@ -126,6 +126,24 @@ def test_export_of_a_version_that_is_not_there_lists_those_that_are(shop: Databa
     assert result.stderr.splitlines() == told
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("train", "orders", "--sample-rows"),
+        ("vacuum", "--max-rows"),
+        ("jobs", "--rows"),
+        ("backfill", "orders", "--batch-rows"),
+        ("backtest", "orders", "--max-rows"),
+        ("backtest", "orders", "-k"),
+        ("thresholds", "orders", "--max-rows"),
+    ],
+)
+def test_more_rows_than_the_server_counts_are_refused_by_the_option(shop: Database, command: tuple[str, ...]) -> None:
+    result = relief(shop, *command, "99999999999")
+    assert result.exit_code == 2
+    assert "99999999999 is not in the range" in result.stderr
+
+
 @pytest.mark.parametrize("version", ["abc", "0", "1.5", "99999999999"])
 @pytest.mark.parametrize("command", ["promote", "export"])
 def test_what_is_no_version_is_told_with_where_to_find_them(shop: Database, command: str, version: str) -> None:

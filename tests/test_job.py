@@ -46,6 +46,18 @@ REFUSED = (
         '"since" of detector "orders" is "111',
         "100 characters",
     ),
+    (
+        """settings => '{"since": "soon"}'""",
+        "22007",
+        'setting "since" of detector "orders" is "soon", not a time',
+        'such as "2013-06-01" or "yesterday"',
+    ),
+    (
+        """settings => '{"max_age": "5parsecs"}'""",
+        "22007",
+        'setting "max_age" of detector "orders" is "5parsecs", not an interval',
+        'such as "30 days"',
+    ),
     ("max_age => '0'", "22003", 'max_age 00:00:00 of detector "orders" is not positive', "such as '30 days'"),
     (
         "promote => true, promote_if_better => true",

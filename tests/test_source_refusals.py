@@ -67,7 +67,11 @@ def not_opened(uri: str) -> tuple[str, str]:
             "stream s of redis://127.0.0.1:1/0 cannot be read: Error",
             "Check host",
         ),
-        ("postgresql://a:secret@127.0.0.1:1/b?table=t", "cannot reach the server: ", "Give --dsn postgresql://"),
+        (
+            "postgresql://a:secret@127.0.0.1:1/b?table=t",
+            "cannot reach the server: ",
+            "Check host, port, user and database",
+        ),
     ],
 )
 def test_what_cannot_be_opened_is_told_without_its_password(uri: str, message: str, hint: str) -> None:
@@ -149,8 +153,9 @@ def test_scoring_an_empty_source_writes_an_empty_file_and_warns(
 
 def test_too_few_rows_and_rows_that_do_not_vary_are_refused(places: Places, tmp_path: Path) -> None:
     model = str(tmp_path / "x.json")
-    told, _ = refusal("train", "x", "--source", places.fill("csv", ROWS[:3]), *TRAIN, model)
+    told, hint = refusal("train", "x", "--source", places.fill("csv", ROWS[:3]), *TRAIN, model)
     assert told == f'detector "x" has 3 rows to train on in file {tmp_path}/orders.csv, fewer than 10'
+    assert hint == "Give a source that has more rows."
     told, _ = refusal("train", "x", "--source", places.fill("csv", [ROWS[0]] * 20), *TRAIN, model)
     assert told == 'every feature of detector "x" is constant or missing in the 20 rows drawn'
 

@@ -290,16 +290,23 @@ def test_train_of_the_command_line_decides_by_drift_and_age_too(work: Work) -> N
     assert skipped.stdout.startswith("orders: not trained: no feature has drifted; version 1 is of ")
     told = json.loads(relief(work, "train", "orders", "--max-age", "1 day", "--json").stdout)
     assert (told["version"], "not older than 1 day" in told["reason"]) == (None, True)
-    for arguments, message in (
-        (["--max-age", "soon"], 'invalid input syntax for type interval: "soon"'),
-        (["--max-age", "-1 day"], 'max_age -1 days of detector "orders" is not positive'),
-        (["--promote", "--promote-if-better"], "--promote and --promote-if-better are two things"),
+    interval = "Give an interval as PostgreSQL reads it: --max-age 30d, --max-age '6 hours'."
+    for arguments, message, hint in (
+        (["--max-age", "5parsecs"], '--max-age: invalid input syntax for type interval: "5parsecs"', interval),
+        (["--max-age", ""], '--max-age: invalid input syntax for type interval: ""', interval),
+        (["--max-age", "-1 day"], 'max_age -1 days of detector "orders" is not positive', "such as '30 days'."),
+        (["--promote", "--promote-if-better"], "--promote and --promote-if-better are two things", "Give one"),
+        (["--jobs", "0"], "0 processes grow no trees", "Give --jobs 1, or --jobs -1 for one a core."),
         (
             ["--source", "x.csv", "--features", "a", "--out", "y", "--if-drifted"],
             "--if-drifted and --max-age are for a detector in the database",
+            "Leave them out.",
         ),
     ):
         result = relief(work, "train", "orders", *arguments)
-        assert (result.exit_code, message in result.stderr) == (1, True), result.output
+        assert result.exit_code == 1
+        error, advice = result.stderr.splitlines()
+        assert error == f"error: {message}"
+        assert hint in advice
     decided = query(work.app, "select details -> 'train' from relief.audit where action = 'consider' order by id")
     assert decided == [True, False, False]

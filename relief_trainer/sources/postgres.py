@@ -53,7 +53,7 @@ class PostgresSource(Source):
         # SQLAlchemy's URLs name a driver too.
         dsn = dsn.replace(uris.scheme(dsn), "postgresql", 1)
         with contextlib.ExitStack() as held:
-            connection = held.enter_context(connect(dsn))
+            connection = held.enter_context(connect(dsn, "Check host, port, user and database of the source."))
             source = cls(connection, relation, f"table {relation} of {uris.without_secrets(uri)}")
             source._held = held.pop_all()
         return source

@@ -108,6 +108,7 @@ create function relief._require_job_options(detector text, kind text, options js
 as $$
 declare
   given record;
+  max_age interval;
   known constant text[] := case kind
     when 'train' then '{promote,promote_if_better,if_drifted,max_age,trees,samples,max_features,seed,contamination,sample_rows,since}'
     else '{full}' end;
@@ -149,7 +150,19 @@ begin
     raise exception 'detector "%" is to be promoted in any case, and only if better', detector
       using errcode = 'invalid_parameter_value', hint = 'Give one of promote and promote_if_better.';
   end if;
-  if (options ->> 'max_age')::interval <= interval '0' then
+  begin
+    max_age := options ->> 'max_age';
+  exception when data_exception then
+    raise exception 'setting "max_age" of detector "%" is "%", not an interval', detector, options ->> 'max_age'
+      using errcode = sqlstate, hint = 'It is the age from which a model is trained again, such as "30 days".';
+  end;
+  begin
+    perform (options ->> 'since')::timestamptz;
+  exception when data_exception then
+    raise exception 'setting "since" of detector "%" is "%", not a time', detector, options ->> 'since'
+      using errcode = sqlstate, hint = 'It is the time from which on rows are taken, such as "2013-06-01" or "yesterday".';
+  end;
+  if max_age <= interval '0' then
     raise exception 'max_age % of detector "%" is not positive', options ->> 'max_age', detector
       using errcode = 'numeric_value_out_of_range', hint = 'It is the age from which a model is trained again, such as ''30 days''.';
   end if;
