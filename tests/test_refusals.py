@@ -426,3 +426,6 @@ def test_grants_to_unknown_roles_are_refused(orders: Connection) -> None:
     for verb in ("grant_usage", "grant_admin"):
         with refused("42704", 'role "nobody_at_all" does not exist'):
             query(orders, f"select relief.{verb}('nobody_at_all')")
+    for verb in ("grant_usage", "grant_admin", "grant_monitor"):
+        with refused("22004", "the role is NULL", "Name a role that is there, such as '"):
+            query(orders, f"select relief.{verb}(null)")

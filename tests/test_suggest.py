@@ -211,6 +211,14 @@ def test_only_whoever_has_the_owners_rights_is_told(database: Database) -> None:
         query(database.connect(stranger), "select * from relief.suggest_features('public.secret')")
 
 
+@pytest.mark.parametrize("zone", ["Mars/Olympus", "", None])
+def test_a_time_zone_that_is_not_known_is_refused(shop: Connection, zone: str | None) -> None:
+    with refused(
+        "22023", f'time zone "{"NULL" if zone is None else zone}" is not known', "such as UTC or Europe/Berlin"
+    ):
+        query(shop, "select * from relief.suggest_features('public.thing', %s)", zone)
+
+
 def test_a_table_without_columns_suggests_nothing(shop: Connection) -> None:
     query(shop, "create table public.bare ()")
     assert suggested(shop, "public.bare") == {}

@@ -192,6 +192,23 @@ end
 $$;
 comment on function relief._suggestions(regclass, text) is 'Returns what suggest_features tells, with expressions and names apart.';
 
+create function relief._require_time_zone(time_zone text)
+  returns void
+  language plpgsql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if (now() at time zone time_zone) is null then
+    raise invalid_parameter_value;
+  end if;
+exception when invalid_parameter_value then
+  raise exception 'time zone "%" is not known', coalesce(time_zone, 'NULL')
+    using errcode = 'invalid_parameter_value', hint = 'The names are in pg_timezone_names, such as UTC or Europe/Berlin.';
+end
+$$;
+comment on function relief._require_time_zone(text) is 'Raises an error if PostgreSQL doesn''t know a time zone.';
+
 create function relief.suggest_features(relation regclass, time_zone text default pg_catalog.current_setting('TimeZone'))
   returns table (column_name name, feature text, kind text, reason text)
   language plpgsql
@@ -201,6 +218,7 @@ as $$
 #variable_conflict use_column
 begin
   perform relief._require_owner($1);
+  perform relief._require_time_zone($2);
   return query
   with suggestion as (
     select s.column_name, s.expression, s.kind, s.reason, s.n,

@@ -1,12 +1,28 @@
 -- Rights: none for PUBLIC but on what generated functions call; the rest is granted by two verbs.
 
+create function relief._require_role(role regrole)
+  returns void
+  language plpgsql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+begin
+  perform relief._require_primary();
+  if role is null then
+    raise exception 'the role is NULL'
+      using errcode = 'null_value_not_allowed', hint = format('Name a role that is there, such as %L.', current_user);
+  end if;
+end
+$$;
+comment on function relief._require_role(regrole) is 'Raises an error on a standby, or where no role is given to grant rights to.';
+
 create function relief.grant_usage(role regrole)
   returns void
   language plpgsql
   set search_path = pg_catalog, pg_temp
 as $$
 begin
-  perform relief._require_primary();
+  perform relief._require_role(role);
   perform relief._lock_catalog();
   execute format('grant usage on schema relief to %s', role);
   execute format('grant execute on function relief.score(text, jsonb), relief.detect(text, jsonb), relief._find(text), '
@@ -70,7 +86,7 @@ create function relief.grant_monitor(role regrole)
   set search_path = pg_catalog, pg_temp
 as $$
 begin
-  perform relief._require_primary();
+  perform relief._require_role(role);
   if not pg_has_role(role, 'pg_read_all_stats', 'usage') then
     raise exception 'role "%" may not read the statistics of all tables', (select rolname from pg_roles where oid = role)
       using errcode = 'invalid_grant_operation', hint = format('First: grant pg_monitor to %s;', role);
