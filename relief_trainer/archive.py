@@ -52,8 +52,13 @@ def to_json(stored: Stored) -> str:
     return json.dumps(content, ensure_ascii=False, indent=None, sort_keys=True) + "\n"
 
 
-def from_json(text: str) -> Stored:
+def from_json(text: str, path: str | None = None) -> Stored:
     """Read what `to_json` wrote; the version is that of the next model, 0 until it is stored.
+
+    Parameters
+    ----------
+    path
+        Where the text came from, for a hint.
 
     Raises
     ------
@@ -67,11 +72,9 @@ def from_json(text: str) -> Stored:
     except runtime_document.LimitError as error:
         raise ReliefError(str(error), error.hint) from None
     except runtime_document.DocumentError as error:
-        raise ReliefError(str(error), "Export it again: relief export <detector> --json <file>") from None
+        raise ReliefError(str(error), f"Export it again: {_export(path, str(name))}") from None
     except (ValueError, KeyError, TypeError, RecursionError):
-        raise ReliefError(
-            "the file is not an exported model", "Export one: relief export <detector> --json <file>"
-        ) from None
+        raise ReliefError("the file is not an exported model", f"Export one: {_export(path)}") from None
     return Stored(str(name), 0, body, str(checksum))
 
 
@@ -81,8 +84,15 @@ def read_file(path: str) -> Stored:
         text = Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not text"
-        raise ReliefError(f"cannot read {path}: {reason}", "Export a model first: relief export …") from None
-    return from_json(text)
+        raise ReliefError(f"cannot read {path}: {reason}", f"Export a model first: {_export(path)}") from None
+    return from_json(text, path)
+
+
+def _export(path: str | None, name: str | None = None) -> str:
+    """Return the command that exports a model to a file, of which some is known."""
+    return (
+        f"relief export {shlex.quote(name) if name else '<detector>'} --json {shlex.quote(path) if path else '<file>'}"
+    )
 
 
 def write_file(path: str, stored: Stored) -> None:

@@ -79,7 +79,8 @@ def jobs(name: str | None, dsn: str | None, as_json: bool, rows: int) -> None:
     if as_json:
         print_json(found)
     elif not found:
-        click.echo("no jobs; ask for one: select relief.request_training('…');")
+        detector = "…" if name is None else name.replace("'", "''")
+        click.echo(f"no jobs; ask for one: select relief.request_training('{detector}');")
     else:
         shown = ("id", "detector", "kind", "state", "requested_by", "requested_at", "attempts", "version", "promoted")
         told = [[*(job[column] for column in shown), job["error"] or job["reason"]] for job in found]

@@ -79,6 +79,7 @@ def _require_value(connection: Connection, option: str, value: str, kind: sql.SQ
     except errors.DataError as error:
         raise ReliefError(f"{option}: {error.diag.message_primary}", hint) from None
 
+
 _READ_ONLY = (
     "Connect to the primary server: a standby takes no changes. If this is the primary server, "
     "turn default_transaction_read_only off."

@@ -55,6 +55,9 @@ select pg_catalog.pg_get_userbyid(c.relowner) as owner,
 from pg_catalog.pg_class as c
 where c.oid = {relation}::pg_catalog.regclass;
 
+-- name: time_option
+select relief._time_option({relation}::regclass);
+
 -- name: time_column_type
 select pg_catalog.format_type(atttypid, null)
 from pg_catalog.pg_attribute

@@ -121,9 +121,10 @@ def _condition(connection: Connection, detector: Detector, request: Request) -> 
         conditions.append(condition)
     if request.since:
         if detector.time_column is None:
+            row = connection.execute(query("time_option", relation=detector.relation)).fetchone() or {}
+            option = f", or create the detector with {row['_time_option']}" if row["_time_option"] else ""
             raise ReliefError(
-                f'detector "{detector.name}" has no time column to compare --since with',
-                "Use --where, or create the detector with time_column => '…'.",
+                f'detector "{detector.name}" has no time column to compare --since with', f"Use --where{option}."
             )
         found = connection.execute(
             query("time_column_type", relation=detector.relation, time_column=detector.time_column)

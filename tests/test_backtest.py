@@ -242,7 +242,7 @@ def test_without_a_primary_key_there_are_no_labels(stumps: Connection) -> None:
         (", max_rows => 0", "22003", "max_rows is 0, not at least 1", "such as 20000"),
         (", max_rows => null", "22003", "max_rows is <NULL>, not at least 1", "such as 20000"),
         (", k => 0", "22003", "k is 0, not at least 1", "NULL for as many as"),
-        (", since => now()", "22023", 'detector "orders" has no time column to compare since with', "time_column =>"),
+        (", since => now()", "22023", 'detector "orders" has no time column to compare since with', "Leave since out."),
     ],
 )
 def test_what_a_backtest_cannot_do_is_refused(stumps: Connection, arguments, state, message, hint) -> None:

@@ -221,7 +221,11 @@ def test_a_joblib_export_is_the_forest_that_scores(shop: Database, tmp_path: Pat
         (["promote", "orders"], 'error: detector "orders" has no model', "hint: Train one: relief train orders"),
         (["export", "orders", "--json", "x"], 'error: detector "orders" has no model', "hint: Train one"),
         (["export", "orders"], "error: give one of --json and --joblib", "hint: For example: relief export orders"),
-        (["import", "/nonexistent"], "error: cannot read /nonexistent: No such file", "hint: Export a model first"),
+        (
+            ["import", "/nonexistent"],
+            "error: cannot read /nonexistent: No such file",
+            "hint: Export a model first: relief export <detector> --json /nonexistent",
+        ),
         (["install"], "error: Relief is installed in this database already", "hint: See how it is"),
     ],
 )

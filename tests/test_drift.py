@@ -172,7 +172,11 @@ def test_without_a_time_column_the_whole_table_is_compared(database) -> None:
     create(connection, "r", "reading", ["x", "y"])
     train_small(database.dsn(), "r")
     assert verdicts(connection) == {"x": STABLE, "y": STABLE}
-    with refused("22023", 'detector "r" has no time column to compare since with', "time_column =>"):
+    with refused(
+        "22023",
+        'detector "r" has no time column to compare since with',
+        "or create the detector with time_column => 'at'.",
+    ):
         drift(connection, ", since => '2024-01-01'")
 
 

@@ -132,15 +132,20 @@ def test_a_label_of_a_transaction_that_ends_after_a_refresh_counts_at_the_next(d
 @pytest.mark.parametrize(
     ("key", "state", "message", "hint"),
     [
-        ('{"id": 9999}', "P0002", "has no row with key", "such as '{\"id\": 5}'"),
+        ('{"id": 9999}', "P0002", "has no row with key", """such as '{"id": 1}'."""),
         ('{"id": null}', "P0002", "has no row with key", "primary key"),
-        ('{"x": 1}', "22023", 'key {"x": 1} is not that of table', "Give a JSON object with: id."),
-        ('{"id": 1, "x": 1}', "22023", "is not that of table", "Give a JSON object with: id."),
-        ("{}", "22023", "key {} is not that of table", "Give a JSON object with: id."),
-        ("5", "22023", "key 5 is not that of table", "Give a JSON object with: id."),
-        ("[5]", "22023", "key [5] is not that of table", "Give a JSON object with: id."),
-        ("null", "22023", "key null is not that of table", "Give a JSON object with: id."),
-        (None, "22023", "key NULL is not that of table", "Give a JSON object with: id."),
+        (
+            '{"x": 1}',
+            "22023",
+            'key {"x": 1} is not that of table',
+            "Give a JSON object with: id, such as '{\"id\": 1}'.",
+        ),
+        ('{"id": 1, "x": 1}', "22023", "is not that of table", "Give a JSON object with: id, such as '{\"id\": 1}'."),
+        ("{}", "22023", "key {} is not that of table", "Give a JSON object with: id, such as '{\"id\": 1}'."),
+        ("5", "22023", "key 5 is not that of table", "Give a JSON object with: id, such as '{\"id\": 1}'."),
+        ("[5]", "22023", "key [5] is not that of table", "Give a JSON object with: id, such as '{\"id\": 1}'."),
+        ("null", "22023", "key null is not that of table", "Give a JSON object with: id, such as '{\"id\": 1}'."),
+        (None, "22023", "key NULL is not that of table", "Give a JSON object with: id, such as '{\"id\": 1}'."),
         (
             '{"id": "five"}',
             "22P02",

@@ -152,11 +152,20 @@ def test_retiring_what_cannot_be_retired_is_refused(versions: Connection) -> Non
         (1, "55000", 'version 1 of detector "orders" is promoted', "select relief.rollback('orders');"),
         (2, "55000", 'version 2 of detector "orders" is retired already', "relief.promote('orders', 2, force => true)"),
         (9, "42704", 'detector "orders" has no model of version 9', "The versions are: 1, 2, 3, 4."),
-        (None, "22004", 'the version of detector "orders" to retire is NULL', "select relief.retire('orders', 1);"),
+        (
+            None,
+            "22004",
+            'the version of detector "orders" to retire is NULL',
+            "Name one of 4, 3: select relief.retire('orders', 4);",
+        ),
     ):
         with refused(sqlstate, message, hint):
             query(versions, "select relief.retire('orders', %s)", version)
     assert query(versions, STAGES) == [(1, "promoted"), (2, "retired"), (3, "candidate"), (4, "candidate")]
+    for version in (3, 4):
+        query(versions, "select relief.retire('orders', %s)", version)
+    with refused("22004", "to retire is NULL", "None can be retired by now; train another first: relief train orders"):
+        query(versions, "select relief.retire('orders', null)")
 
 
 def test_the_log_tells_what_replaced_what_and_why(versions: Connection) -> None:

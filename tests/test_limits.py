@@ -49,7 +49,7 @@ def test_a_database_has_so_many_detectors_whoever_makes_them(world: World) -> No
     insert = f"insert into relief.detector (name, {columns}) select %s || n, {columns} from relief.detector"
     query(world.app, f"{insert}, generate_series(1, relief._max_detectors() - 1) as n", "orders")
     message = f'database "{world.database.name}" would have 10001 detectors, more than 10000'
-    hint = "Drop one that isn't needed: select relief.drop_detector('…');"
+    hint = "list them: select name, relation from relief.detector order by name;"
     query(world.mallory, "create table mal.t (a integer)")
     with refused("54000", message, hint):
         query(world.mallory, "select relief.create_detector('t', 'mal.t', '{a}')")

@@ -92,11 +92,11 @@ FEATURE_REFUSALS = [
         "int4range(a, a)",
         "42804",
         "is of type int4range, neither",
-        "such as upper(…) - lower(…), or leave the column out",
+        "Take its width: upper((int4range(a, a))) - lower((int4range(a, a))) AS width",
     ),
     ("a AS " + "x" * 64, "42602", "of table shop.orders needs a name of 1 to 63 bytes", "Name it: a AS short_name"),
     ("a + " * 20 + "a", "42602", "of table shop.orders needs a name of 1 to 63 bytes", "a AS short_name"),
-    ("a AS error", "42939", 'a feature of table shop.orders is named "error"', "write expression AS another_name"),
+    ("a AS error", "42939", 'a feature of table shop.orders is named "error"', "write: a AS another_name"),
 ]
 
 
@@ -164,7 +164,7 @@ DETECTOR_REFUSALS: dict[str, tuple[str, str, str, str]] = {
         "'x', 'shop.orders', '{a, b AS a}', score_function => false",
         "42701",
         'two features of table shop.orders are named "a"',
-        "expression AS another_name",
+        "Name one of them: b AS another_name",
     ),
     "no column": (
         "'x', 'shop.orders', '{1}', score_function => false",

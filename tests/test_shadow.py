@@ -415,7 +415,9 @@ def test_what_cannot_be_in_shadow_is_refused(shadowed: Connection, arguments, st
 def test_a_shadow_needs_a_promoted_version_and_an_attached_detector(database) -> None:
     connection = database.superuser
     make_orders(connection)
-    with refused("55000", 'detector "orders" has no version in shadow', "select relief.shadow('orders', <version>);"):
+    with refused(
+        "55000", 'detector "orders" has no version in shadow', "Train another version first: relief train orders"
+    ):
         query(connection, "select relief.shadow('orders', null)")
     for _ in range(2):
         add_model(connection, "orders", stump(FEATURES))
@@ -424,13 +426,13 @@ def test_a_shadow_needs_a_promoted_version_and_an_attached_detector(database) ->
     query(connection, "select relief.promote('orders', 1)")
     with refused("55000", 'detector "orders" is not attached', "select * from relief.backtest('orders', 2);"):
         query(connection, "select relief.shadow('orders', 2)")
-    with refused("55000", 'no row of detector "orders" was scored in shadow', "relief.shadow('orders', <version>);"):
+    with refused("55000", 'no row of detector "orders" was scored in shadow', "select relief.shadow('orders', 2);"):
         query(connection, "select * from relief.shadow_report('orders')")
     query(connection, "select relief.attach('orders')")
     query(connection, "select relief.shadow('orders', 2)")
     with refused("55000", 'no row of detector "orders" was scored in shadow by version 2', "Wait until rows"):
         query(connection, "select * from relief.shadow_report('orders', 2)")
-    with refused("55000", "was scored in shadow by version 1", "select relief.shadow('orders', 1);"):
+    with refused("55000", "was scored in shadow by version 1", "Train another version first: relief train orders"):
         query(connection, "select * from relief.shadow_report('orders', 1)")
     with refused("22003", "k is 0, not at least 1", "NULL for as many as"):
         query(connection, "select * from relief.shadow_report('orders', k => 0)")

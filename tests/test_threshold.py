@@ -101,7 +101,8 @@ def test_the_promoted_version_is_told_of_unless_another_is_given(database) -> No
 def test_labels_of_both_kinds_are_needed(forest: Connection) -> None:
     told = 'of the rows of detector "orders", {} are labelled as anomalies and 0 as ordinary: both kinds are needed'
     for anomalies in (0, 2):
-        with refused("55000", told.format(anomalies), "select relief.label('orders', "):
+        missing = "false" if anomalies else "true"
+        with refused("55000", told.format(anomalies), f"""select relief.label('orders', '{{"id": 1}}', {missing});"""):
             suggested(forest)
         label(forest, "id in (1, 2)", True)
 

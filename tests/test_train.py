@@ -127,7 +127,10 @@ def test_where_that_is_no_condition_is_told(shop: Database, where: str, told: st
 def test_since_without_a_time_column_is_refused(shop: Database) -> None:
     error = refusal(shop, request=Request(since="2024-01-01"))
     assert str(error) == 'detector "orders" has no time column to compare --since with'
-    assert error.hint == "Use --where, or create the detector with time_column => '…'."
+    assert error.hint == "Use --where."
+    shop.query('alter table shop.orders add column number integer, add column "It\'s" date')
+    error = refusal(shop, request=Request(since="2024-01-01"))
+    assert error.hint == "Use --where, or create the detector with time_column => 'It''s'."
 
 
 def test_rows_whose_features_fail_are_left_out_and_counted(shop: Database) -> None:

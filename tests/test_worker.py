@@ -268,6 +268,7 @@ def test_worker_without_its_package_says_what_to_install(work: Work, monkeypatch
 
 def test_jobs_are_listed_newest_first(work: Work) -> None:
     assert relief(work, "jobs").stdout.startswith("no jobs; ask for one: select relief.request_training(")
+    assert "ask for one: select relief.request_training('orders');" in relief(work, "jobs", "orders").stdout
     job = value(work.app, TRAINING)
     work.once()
     later = value(work.app, "select relief.request_training('orders', if_drifted => true)")

@@ -110,7 +110,8 @@ begin
               format('A moment never comes again; write what recurs: extract(hour from %s at time zone %L) AS hour', operand, current_setting('TimeZone'))
             when base in ('json', 'jsonb') then format('Take a number out of it: (%s ->> ''key'')::numeric AS key', operand)
             when base::oid in (select typarray from pg_type) then format('Take a number out of it: cardinality(%s) AS count', operand)
-            else 'Write an expression that gives a number, such as upper(…) - lower(…), or leave the column out.'
+            when (select typtype from pg_type where oid = base) in ('r', 'm') then format('Take its width: upper(%1$s) - lower(%1$s) AS width', operand)
+            else 'Write an expression that gives a number, or leave the column out.'
           end;
 end
 $$;

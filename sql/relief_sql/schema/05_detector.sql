@@ -160,17 +160,35 @@ begin
         and atttypid = any ('{date, timestamp, timestamptz}'::regtype[])) then
     raise exception 'time column "%" of detector "%" is not a date or timestamp column of table %', time_column, name, relation
       using errcode = 'undefined_column',
-            hint = coalesce(
-              (select 'The date and timestamp columns are: ' || string_agg(attname, ', ' order by attnum) || '.'
-               from pg_attribute
-               where attrelid = relation and attnum > 0 and not attisdropped
-                 and atttypid = any ('{date, timestamp, timestamptz}'::regtype[])),
-              'The table has none: leave time_column out.');
+            hint = coalesce('The date and timestamp columns are: ' || array_to_string(relief._time_columns(relation), ', ') || '.',
+                            'The table has none: leave time_column out.');
   end if;
 end
 $$;
 comment on function relief._require_detector_options(text, regclass, text[], double precision, double precision, name, text) is
   'Raises an error for the first option of create_detector that can''t be.';
+
+create function relief._time_columns(relation regclass)
+  returns name[]
+  language sql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+  select array_agg(attname order by attnum)
+  from pg_attribute
+  where attrelid = relation and attnum > 0 and not attisdropped and attgenerated = '' and atttypid = any ('{date, timestamp, timestamptz}'::regtype[])
+$$;
+comment on function relief._time_columns(regclass) is 'Returns the columns of a relation that can tell when a row happened; NULL if there are none.';
+
+create function relief._time_option(relation regclass)
+  returns text
+  language sql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+  select format('time_column => %L', (relief._time_columns(relation))[1]) where relief._time_columns(relation) is not null
+$$;
+comment on function relief._time_option(regclass) is 'Returns the option of create_detector that names such a column, for a hint; NULL if there is none.';
 
 create function relief._require_owner(relation regclass)
   returns void
@@ -287,7 +305,9 @@ begin
   end if;
   if season is not null and time_column is null then
     raise exception 'detector "%" has season "%" but no time column', name, season
-      using errcode = 'invalid_parameter_value', hint = 'Say which column tells when a row happened: time_column => ''…''.';
+      using errcode = 'invalid_parameter_value',
+            hint = coalesce('Say which column tells when a row happened: ' || relief._time_option(relation) || '.',
+                            'The table has no date or timestamp column: leave season out.');
   end if;
   if season in ('hour_of_day', 'hour_of_week') and exists (
       select from pg_attribute where attrelid = relation and attname = time_column and atttypid = 'date'::regtype) then
@@ -296,7 +316,9 @@ begin
   end if;
   if profile_window is not null and time_column is null then
     raise exception 'detector "%" has a profile window but no time column', name
-      using errcode = 'invalid_parameter_value', hint = 'Say which column tells when a row happened: time_column => ''…''.';
+      using errcode = 'invalid_parameter_value',
+            hint = coalesce('Say which column tells when a row happened: ' || relief._time_option(relation) || '.',
+                            'The table has no date or timestamp column: leave profile_window out.');
   end if;
   if profile_window <= interval '0' then
     raise exception 'profile window % of detector "%" is not positive', profile_window, name
@@ -362,16 +384,17 @@ create function relief._require_distinct_names(features relief._feature[], relat
 as $$
 declare
   twice text;
+  expression text;
 begin
-  select f.name into twice from unnest(features) as f group by f.name having count(*) > 1 limit 1;
+  select f.name, max(f.expression) into twice, expression from unnest(features) as f group by f.name having count(*) > 1 limit 1;
   if found then
     raise exception 'two features of table % are named "%"', relation, twice
-      using errcode = 'duplicate_column', hint = 'Name one of them: expression AS another_name.';
+      using errcode = 'duplicate_column', hint = format('Name one of them: %s AS another_name', expression);
   end if;
-  select f.name into twice from unnest(features) as f where f.name in ('error', 'state') limit 1;
+  select f.name, f.expression into twice, expression from unnest(features) as f where f.name in ('error', 'state') limit 1;
   if found then
     raise exception 'a feature of table % is named "%"', relation, twice
-      using errcode = 'reserved_name', hint = 'relief_deviation tells of failures under that name; write expression AS another_name.';
+      using errcode = 'reserved_name', hint = format('relief_deviation tells of failures under that name; write: %s AS another_name', expression);
   end if;
 end
 $$;

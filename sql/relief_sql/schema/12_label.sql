@@ -26,7 +26,7 @@ begin
   end;
   if found_key is null then
     raise exception 'table % of detector "%" has no row with key %', d.relation, d.name, key
-      using errcode = 'no_data_found', hint = 'Give the primary key as JSON, such as ''{"id": 5}''.';
+      using errcode = 'no_data_found', hint = format('Give the primary key of a row as JSON, such as %L.', relief._some_key(d));
   end if;
   if is_anomaly is null then
     delete from relief.label as l where l.detector_id = d.id and l.key = found_key;
@@ -79,11 +79,29 @@ begin
   if jsonb_typeof(key) is distinct from 'object' or array(select k from jsonb_object_keys(key) as k order by k collate "C") <> columns then
     raise exception 'key % is not that of table %', coalesce(key::text, 'NULL'), d.relation
       using errcode = 'invalid_parameter_value',
-            hint = format('Give a JSON object with: %s.', array_to_string(columns, ', '));
+            hint = format('Give a JSON object with: %s, such as %L.', array_to_string(columns, ', '), relief._some_key(d));
   end if;
 end
 $$;
 comment on function relief._require_key(relief.detector, jsonb) is 'Raises an error unless a JSON object names just the primary key''s columns.';
+
+create function relief._some_key(d relief.detector)
+  returns jsonb
+  language plpgsql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  key jsonb;
+begin
+  execute format('select %s from %s as o limit 1', relief._key_text(d, 'o'), d.relation) into key;
+  return coalesce(key, (select jsonb_object_agg(a.attname, 1)
+                        from pg_index as i
+                        join pg_attribute as a on a.attrelid = i.indrelid and a.attnum = any (i.indkey::smallint[])
+                        where i.indrelid = d.relation and i.indisprimary));
+end
+$$;
+comment on function relief._some_key(relief.detector) is 'Returns the primary key of some row of a table that has one, for a hint.';
 
 create function relief._way_to_a_key(relation regclass)
   returns text

@@ -28,7 +28,8 @@ begin
                      d.time_column, d.time_column, d.relation);
   elsif since is not null then
     raise exception 'detector "%" has no time column to compare since with', d.name
-      using errcode = 'invalid_parameter_value', hint = 'Leave since out, or create the detector with time_column => ''…''.';
+      using errcode = 'invalid_parameter_value',
+            hint = concat('Leave since out', ', or create the detector with ' || relief._time_option(d.relation), '.');
   end if;
   return query execute format($sql$
     with drawn as materialized (

@@ -95,7 +95,7 @@ begin
   select * into s from relief.subscription as e where e.detector_id = d.id and e.name = $2 for update;
   if not found then
     raise exception 'detector "%" has no subscription "%"', d.name, coalesce($2, 'NULL')
-      using errcode = 'undefined_object', hint = format('Make it: select relief.subscribe(%L, %L);', d.name, coalesce($2, '…'));
+      using errcode = 'undefined_object', hint = format('Make it: select relief.subscribe(%L, %L);', d.name, coalesce($2, 'mailer'));
   end if;
   return s;
 end

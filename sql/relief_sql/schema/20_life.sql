@@ -90,6 +90,22 @@ $$;
 comment on function relief._version_before(relief.detector) is
   'Returns the version that rollback goes back to: of those in service before, and not retired since, the one promoted last; NULL for none.';
 
+create function relief._spare_versions(d relief.detector)
+  returns integer[]
+  language sql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+  select array(
+    select m.version
+    from relief.model as m
+    where m.detector_id = d.id and m.retired_at is null and m.version is distinct from d.promoted_version
+      and not exists (select from relief.shadow as s where s.detector_id = d.id and s.version = m.version)
+    order by m.version desc)
+$$;
+comment on function relief._spare_versions(relief.detector) is
+  'Returns the versions, the newest first, that could be retired or put in shadow: neither promoted nor retired nor in shadow.';
+
 create function relief._referenced(d relief.detector, version integer)
   returns text
   language sql
@@ -145,11 +161,14 @@ create function relief.retire(detector text, version integer, reason text defaul
 as $$
 declare
   d constant relief.detector := relief._lock_detector(detector);
+  spare constant integer[] := relief._spare_versions(d);
   m relief.model;
 begin
   if version is null then
     raise exception 'the version of detector "%" to retire is NULL', d.name
-      using errcode = 'null_value_not_allowed', hint = format('Name one: select relief.retire(%L, 1);', d.name);
+      using errcode = 'null_value_not_allowed',
+            hint = case when spare = '{}' then format('None can be retired by now; train another first: relief train %s', relief._shell_quoted(d.name))
+                        else format('Name one of %s: select relief.retire(%L, %s);', array_to_string(spare, ', '), d.name, spare[1]) end;
   end if;
   m := relief._model_of(d, version);
   if m.version = d.promoted_version then

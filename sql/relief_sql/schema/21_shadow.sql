@@ -82,7 +82,7 @@ begin
   if m.version = d.promoted_version then
     raise exception 'version % of detector "%" is the promoted one', m.version, d.name
       using errcode = 'object_not_in_prerequisite_state',
-            hint = format('It scores every row. Shadow another version; train one: relief train %s', relief._shell_quoted(d.name));
+            hint = 'It scores every row. ' || relief._way_to_shadow(d);
   end if;
   if relief._trigger_function(d) is null then
     raise exception 'detector "%" is not attached', d.name
@@ -96,6 +96,18 @@ end
 $$;
 comment on function relief._require_shadow(relief.detector, relief.model, double precision) is 'Raises an error if a version can''t score beside the promoted one.';
 
+create function relief._way_to_shadow(d relief.detector, version integer default null)
+  returns text
+  language sql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+  select case when v.spare = '{}' then format('Train another version first: relief train %s', relief._shell_quoted(d.name))
+              else format('Put one in shadow: select relief.shadow(%L, %s);', d.name, case when version = any (v.spare) then version else v.spare[1] end) end
+  from (values (relief._spare_versions(d))) as v (spare)
+$$;
+comment on function relief._way_to_shadow(relief.detector, integer) is 'Returns how a version, the given one if it can be, comes to score in shadow, for a hint.';
+
 create function relief._end_shadow(d relief.detector)
   returns void
   language plpgsql
@@ -107,7 +119,7 @@ begin
   delete from relief.shadow as s where s.detector_id = d.id returning s.version into ended;
   if not found and relief._shadow_function(d) is null then
     raise exception 'detector "%" has no version in shadow', d.name
-      using errcode = 'object_not_in_prerequisite_state', hint = format('Start with one: select relief.shadow(%L, <version>);', d.name);
+      using errcode = 'object_not_in_prerequisite_state', hint = relief._way_to_shadow(d);
   end if;
   perform relief._drop_trigger(d, '~relief_shadow', relief._shadow_function(d));
   perform relief._audit(d, 'end_shadow', ended);
@@ -296,7 +308,7 @@ begin
       using errcode = 'object_not_in_prerequisite_state',
             hint = case when exists (select from relief.shadow as e where e.detector_id = d.id and e.version = coalesce($2, e.version))
                      then 'Wait until rows are inserted.'
-                     else format('Start with it: select relief.shadow(%L, %s);', d.name, coalesce(version::text, '<version>')) end;
+                     else relief._way_to_shadow(d, version) end;
   end if;
   return query select f.* from relief._shadow_comparison(d, last.version, last.promoted_version) as c cross join lateral relief._figures(c, $3) as f;
 end

@@ -37,7 +37,8 @@ as $$
 begin
   if since is not null and d.time_column is null then
     raise exception 'detector "%" has no time column to compare since with', d.name
-      using errcode = 'invalid_parameter_value', hint = 'Leave since out, or create the detector with time_column => ''…''.';
+      using errcode = 'invalid_parameter_value',
+            hint = concat('Leave since out', ', or create the detector with ' || relief._time_option(d.relation), '.');
   end if;
   return case when since is null then '$1::timestamptz is null' else format('o.%I >= $1::timestamptz', d.time_column) end;
 end

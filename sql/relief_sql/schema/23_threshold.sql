@@ -59,7 +59,9 @@ begin
   if anomalies = 0 or ordinary = 0 then
     raise exception 'of the rows of detector "%", % are labelled as anomalies and % as ordinary: both kinds are needed', d.name, anomalies, ordinary
       using errcode = 'object_not_in_prerequisite_state',
-            hint = format('Label some of both, such as what was flagged: select relief.label(%L, <primary key as JSON>, <true or false>);', d.name);
+            hint = case when relief._key_text(d, 'o') is null then 'Labels name rows by their primary key' || relief._way_to_a_key(d.relation)
+                        else format('Label some of both, such as what was flagged: select relief.label(%L, %L, %s);',
+                                    d.name, relief._some_key(d), (anomalies = 0)::text) end;
   end if;
   return query
     select round(t.threshold::numeric, 6)::double precision, round(t."precision"::numeric, 4)::double precision,

@@ -47,7 +47,7 @@ declare
 begin
   if detectors > relief._max_detectors() then
     raise exception 'database "%" would have % detectors, more than %', current_database(), detectors, relief._max_detectors()
-      using errcode = 'program_limit_exceeded', hint = 'Drop one that isn''t needed: select relief.drop_detector(''…'');';
+      using errcode = 'program_limit_exceeded', hint = 'Drop what isn''t needed, with relief.drop_detector; list them: select name, relation from relief.detector order by name;';
   end if;
   return null;
 end
