@@ -257,6 +257,29 @@ def test_vacuum_of_all_takes_every_detector_and_what_those_left_that_are_gone(ve
     ]
 
 
+def test_unread_events_of_a_table_that_was_made_anew_stay_for_the_reader(versions: Connection) -> None:
+    _subscribe(versions, "mailer", "1 day")
+    _leave(versions, "event", "2 years")
+    query(versions, "create table shop.other (like shop.orders including all)")
+    query(versions, "drop table shop.orders cascade")
+    query(versions, "alter table shop.other rename to orders")
+    query(versions, "select relief.regenerate('orders')")
+    all_events = "select sum(dropped), sum(kept) from relief.vacuum() where what = 'events'"
+    assert query(versions, all_events) == [(0, 1)]
+    _read(versions, "mailer", 1, 1)
+    assert query(versions, all_events) == [(1, 0)]
+
+
+def test_events_of_a_namesake_that_is_gone_are_kept_for_nobody_who_begins_later(versions: Connection) -> None:
+    _leave(versions, "event", "2 years", "1 day")
+    query(versions, "select relief.drop_detector('orders')")
+    query(versions, "create table shop.other (x float8)")
+    query(versions, "select relief.create_detector('orders', 'shop.other', '{x}')")
+    _subscribe(versions, "mailer", "1 day", since="now")
+    assert query(versions, "select sum(dropped), sum(kept) from relief.vacuum() where what = 'events'") == [(1, 1)]
+    assert query(versions, "select event from relief.next_events('orders', 'mailer')") == []
+
+
 def test_a_detector_of_the_same_name_on_another_table_is_left_alone(versions: Connection) -> None:
     _leave(versions, "event", "2 years")
     query(versions, "select relief.drop_detector('orders')")
