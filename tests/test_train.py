@@ -13,7 +13,7 @@ from helpers.shop import make_orders
 from relief_trainer import parity
 from relief_trainer.connection import connect
 from relief_trainer.errors import ReliefError
-from relief_trainer.sample import Request
+from relief_trainer.sample import Request, histogram
 from relief_trainer.train import Settings, train
 
 
@@ -298,3 +298,13 @@ def test_memory_of_a_sample_is_bounded_by_the_rows_asked_for(shop: Database) -> 
     assert result.rows <= 100
     with psycopg.connect(shop.dsn()) as connection:
         assert connection.execute("select to_regclass('pg_temp.relief_sample')").fetchone() == (None,)
+
+
+def test_histogram_of_the_largest_numbers_is_that_of_ordinary_ones_on_their_scale() -> None:
+    ordinary = np.random.default_rng(0).uniform(-1.0, 1.0, 1000)
+    ordinary[:2] = (-1.0, 1.0)
+    largest = np.ldexp(np.clip(ordinary, -1.0, np.nextafter(1.0, 0.0)), 1023) * 1.9
+    told = histogram(largest)
+    assert np.isfinite(told["edges"]).all()
+    assert len(told["edges"]) == 20
+    assert told["shares"] == histogram(ordinary)["shares"]
