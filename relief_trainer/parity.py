@@ -11,7 +11,7 @@ import pandas as pd
 from relief_runtime import document as runtime_document
 from relief_runtime.forest import Forest
 from relief_runtime.packed import Packed, checksum, pack, unpack
-from relief_runtime.trees import Leaves, compile_block
+from relief_runtime.trees import MAX_COMPILED_DEPTH, Leaves, compile_block
 from sklearn.ensemble import IsolationForest
 
 from relief_trainer import rarity
@@ -169,9 +169,11 @@ def count_wrong_leaves(forest: IsolationForest, document: Mapping[str, Any], row
     numbers = Leaves(range(len(trees.features)), lambda _, leaf: leaf, "", lambda leaf: [f"leaf = {leaf:d}"], "leaf")
     for root, estimator, columns in zip(trees.roots, forest.estimators_, forest.estimators_features_, strict=True):
         leaves = root + estimator.tree_.apply(np.ascontiguousarray(seen[:, columns]))
-        compiled = compile_block(trees, [root], numbers)
         wrong += int(np.sum(leaves != np.array([trees.find_leaf(root, row) for row in as_lists])))
-        wrong += int(np.sum(leaves != np.array([compiled(None, row) for row in as_lists])))
+        # What is deeper is walked by the server too.
+        if trees.depth(root) <= MAX_COMPILED_DEPTH:
+            compiled = compile_block(trees, [root], numbers)
+            wrong += int(np.sum(leaves != np.array([compiled(None, row) for row in as_lists])))
     return wrong
 
 

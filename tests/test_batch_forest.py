@@ -88,3 +88,14 @@ def test_thresholds_that_float32_rounds_otherwise_are_left_to_the_runtime() -> N
         BatchForest(text)
     # Above the threshold as a double, and not as float32.
     assert RowForest(text).score(np.array([[math.nextafter(0.1, 1)]])) == [0.125]
+
+
+@pytest.mark.parametrize("levels", [90, 150, 5_000])
+def test_deep_trees_score_as_the_runtime_scores_them(levels: int) -> None:
+    splits = exact_thresholds(np.linspace(1, 2, levels)).tolist()
+    chain = {
+        "feature": [*[0, -1] * levels, -1],
+        "value": [*[number for split in splits for number in (split, 1.0)], 2.0],
+        "missing_left": [0] * (2 * levels + 1),
+    }
+    _same(stump(["x"], trees=[chain]), [[0.5], [1.5], [1.99], [3.0], [math.nan]])
