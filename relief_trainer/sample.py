@@ -230,7 +230,7 @@ def histogram(values: Floats) -> dict[str, list[float]]:
     if not len(finite):
         return {}
     # The last edge is just above all values: what comes to lie beyond was never seen.
-    highest = min(np.nextafter(finite.max(), np.inf), np.finfo(np.float64).max)
+    highest = np.nextafter(finite.max(), np.finfo(np.float64).max)
     # A quarter of each is as exact, and the difference of the two largest is a number then.
     edges = np.unique([*np.quantile(finite / 4.0, np.linspace(0.05, 0.95, 19)) * 4.0, highest])
     counts = np.bincount(np.searchsorted(edges, known, side="right"), minlength=len(edges) + 1)
