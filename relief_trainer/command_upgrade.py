@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from relief_trainer import __version__
-from relief_trainer.options import with_dsn
+from relief_trainer.options import tell_warnings, with_dsn
 
 
 @click.command()
@@ -46,6 +46,7 @@ def uninstall(dsn: str | None, drop_columns: bool, yes: bool) -> None:
 
     with connect(dsn) as connection:
         require_removable(connection)
+        tell_warnings(connection)
         if not yes:
             lost = f'All models, histories, labels and events of database "{connection.info.dbname}" will be gone.'
             click.confirm(f"{lost} Go on?", abort=True)

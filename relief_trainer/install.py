@@ -64,6 +64,8 @@ def upgrade(connection: Connection) -> list[tuple[str, str]]:
 def uninstall(connection: Connection, drop_columns: bool) -> None:
     """Take Relief out of a database, with the columns that it filled only if these are to be dropped.
 
+    The server warns of the queue of a worker, which stays.
+
     Raises
     ------
     ReliefError
@@ -72,8 +74,10 @@ def uninstall(connection: Connection, drop_columns: bool) -> None:
     require_removable(connection)
     connection.execute("select set_config('relief.drop_columns', %s, false)", [str(drop_columns)])
     connection.commit()
+    # The script has a transaction of its own.
+    connection.autocommit = True
     connection.execute(trusted_sql(uninstall_script()))
-    connection.commit()
+    connection.autocommit = False
 
 
 def require_removable(connection: Connection) -> None:

@@ -311,3 +311,16 @@ def test_train_of_the_command_line_decides_by_drift_and_age_too(work: Work) -> N
         assert hint in advice
     decided = query(work.app, "select details -> 'train' from relief.audit where action = 'consider' order by id")
     assert decided == [True, False, False]
+
+
+def test_uninstalling_tells_of_the_queue_that_stays_and_how_to_drop_it(work: Work) -> None:
+    work.once()
+    done = relief(work, "uninstall", "--yes", dsn=work.database.dsn())
+    assert (done.exit_code, done.stdout) == (0, "Relief is uninstalled\n")
+    schema = f"relief_queue_{work.role}"
+    assert done.stderr.splitlines() == [
+        f'warning: schema "{schema}" is left, the queue of relief worker as "{work.role}"',
+        f"hint: Stop that worker, and: drop schema {schema} cascade;",
+    ]
+    work.database.query(done.stderr.split("and: ")[1])
+    assert work.database.query("select nspname from pg_namespace where nspname ~ '^relief'") == []

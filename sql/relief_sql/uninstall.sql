@@ -59,3 +59,20 @@ exception when dependent_objects_still_exist then
     using errcode = 'dependent_objects_still_exist', detail = dependents, hint = 'Drop those first.';
 end
 $uninstall$;
+
+-- A worker's queue is that of the role that it logs in as, and may be in use: dropping it is for whoever stops the worker.
+do $queues$
+declare
+  queue record;
+begin
+  for queue in
+    select n.nspname, pg_get_userbyid(n.nspowner) as worker
+    from pg_namespace as n
+    where n.nspname ^@ 'relief_queue_' and obj_description(n.oid, 'pg_namespace') ^@ 'Queue of relief worker,'
+    order by n.nspname
+  loop
+    raise warning 'schema "%" is left, the queue of relief worker as "%"', queue.nspname, queue.worker
+      using hint = format('Stop that worker, and: drop schema %I cascade;', queue.nspname);
+  end loop;
+end
+$queues$;
