@@ -24,6 +24,7 @@ UNPINNED = {
     "relief._load_explainer": "pure Python, no SQL; a setting would cost a microsecond a row",
     "relief._pack_explainer": "pure Python, no SQL; a setting would cost a microsecond a row",
     "relief._pack": "pure Python, no SQL; a setting would cost a microsecond a row",
+    "relief._damage": "pure Python, no SQL; a setting would cost a microsecond a row",
     "relief._problem": "pure Python, no SQL; a setting would cost a microsecond a row",
     "relief._score": "pure Python, no SQL; a setting would cost a microsecond a row",
     "relief._have_explainer": "pure Python, no SQL; a setting would cost a microsecond a row",

@@ -225,9 +225,58 @@ def test_a_forest_that_is_not_that_of_its_document_fails_the_check(versions: Con
     )
     with refused("55000", 'version 1 of detector "orders" fails its check: its packed forest is not that of its doc'):
         _promote(versions, 1)
-    query(versions, "update relief.model set forest = substr(forest, 1, 40) where version = 2")
-    with refused("55000", 'version 2 of detector "orders" fails its check: packed forest has checksum '):
+    # The checksum of the document, behind the name of the format, with what another one was packed into.
+    query(
+        versions,
+        "update relief.model as m set explainer = overlay(other.explainer placing m.checksum::bytea from 20 for 64) "
+        "from relief.model as other where m.version = 3 and other.version = 4",
+    )
+    with refused("55000", 'version 3 of detector "orders" fails its check: its packed explainer is not that of its do'):
+        _promote(versions, 3)
+
+
+@pytest.mark.parametrize(
+    ("damage", "problem"),
+    [
+        ("forest = substr(forest, 1, 40)", "packed forest has checksum "),
+        ("forest_checksum = checksum", "packed forest has checksum "),
+        ("explainer = set_byte(explainer, 200, 255 - get_byte(explainer, 200))", "packed explainer has checksum "),
+        ("explainer = ''", "packed explainer has an unknown format"),
+    ],
+)
+def test_what_is_damaged_of_a_models_packed_forms_is_told_and_made_anew(
+    versions: Connection, damage: str, problem: str
+) -> None:
+    whole = query(versions, "select forest, forest_checksum, explainer from relief.model order by version")
+    _promote(versions, 1)
+    query(versions, "alter table relief.model disable trigger check_model")
+    query(versions, f"update relief.model set {damage} where version <= 2")
+    query(versions, "alter table relief.model enable trigger check_model")
+    mended_by = "select relief.regenerate('orders');"
+    (told_by_check,) = query(versions, "select result from relief.check() where \"check\" = 'detector orders'")
+    assert told_by_check.startswith(f"version 1: {problem}")
+    assert told_by_check.endswith(f"; {mended_by}")
+    with pytest.raises(psycopg.Error) as refusal:
         _promote(versions, 2)
+    assert refusal.value.sqlstate == "55000"
+    message = refusal.value.diag.message_primary or ""
+    assert message.startswith(f'version 2 of detector "orders" fails its check: {problem}')
+    assert message.endswith(mended_by)
+    query(versions, mended_by)
+    assert query(versions, "select forest, forest_checksum, explainer from relief.model order by version") == whole
+    assert value(versions, "select result from relief.check() where \"check\" = 'detector orders'") == "ok"
+    _promote(versions, 2)
+
+
+def test_owners_make_packed_forms_anew_and_nothing_else_of_them(attached_world: World) -> None:
+    app = attached_world.app
+    packed = query(app, "select forest, explainer from relief.model")
+    query(app, "update relief.model set explainer = 'x'")
+    assert query(app, "select forest, explainer from relief.model") == packed
+    query(attached_world.mallory, "update relief.model set explainer = null")
+    assert query(app, "select forest, explainer from relief.model") == packed
+    with refused("42501", "permission denied for table model"):
+        query(app, "update relief.model set forest = 'x'")
 
 
 def test_a_model_trained_on_other_types_is_promoted_by_force_alone(versions: Connection) -> None:

@@ -6,6 +6,7 @@ document brings some rows along with scikit-learn's scores, the probes, whose va
 
 from __future__ import annotations
 
+from relief_runtime import explain
 from relief_runtime.document import read
 from relief_runtime.forest import Forest
 from relief_runtime.packed import pack, unpack
@@ -14,7 +15,7 @@ from relief_runtime.packed import pack, unpack
 TOLERANCE = 1e-12
 
 
-def problem(checksum: str, text: str, packed_checksum: str, packed: bytes) -> str | None:
+def problem(checksum: str, text: str, packed_checksum: str, packed: bytes, explainer: bytes | None) -> str | None:
     """Return what is wrong with a stored model, None if nothing is.
 
     Parameters
@@ -23,6 +24,8 @@ def problem(checksum: str, text: str, packed_checksum: str, packed: bytes) -> st
         The model document.
     packed_checksum, packed
         Its forest as it is stored.
+    explainer
+        What explains its scores as it is stored; None where it is made of the document when it is needed.
 
     Raises
     ------
@@ -33,6 +36,8 @@ def problem(checksum: str, text: str, packed_checksum: str, packed: bytes) -> st
     forest = Forest(unpack(packed, packed_checksum))
     if pack(document) != packed:
         return "its packed forest is not that of its document"
+    if explainer is not None and explain.pack(document, checksum) != explainer:
+        return "its packed explainer is not that of its document"
     if document.probes is None:
         return "its document tells of no comparison with scikit-learn"
     for probe in document.probes:

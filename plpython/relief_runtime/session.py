@@ -65,14 +65,27 @@ def pack_explainer(checksum: str, text: str) -> bytes:
     return explain.pack(document.read(text, checksum), checksum)
 
 
-def problem(checksum: str, text: str, packed_checksum: str, packed: bytes) -> str | None:
+def problem(checksum: str, text: str, packed_checksum: str, packed: bytes, explainer: bytes | None) -> str | None:
     """Return what is wrong with a stored model, None if nothing is; see `proof.problem`."""
     from relief_runtime import proof
 
     try:
-        return proof.problem(checksum, text, packed_checksum, packed)
+        return proof.problem(checksum, text, packed_checksum, packed, explainer)
     except ValueError as error:
         return str(error)
+
+
+def damage(checksum: str, packed_checksum: str, packed: bytes, explainer: bytes | None) -> str | None:
+    """Return why a stored forest, or what explains it where that is stored, can't be loaded, None if it can."""
+    from relief_runtime.explain import Explainer
+
+    try:
+        unpack(packed, packed_checksum)
+        if explainer is not None:
+            Explainer(checksum, explainer)
+    except ValueError as error:
+        return str(error)
+    return None
 
 
 def have_rule(key: str, rule_key: str) -> bool:

@@ -162,7 +162,7 @@ RELATIONS = {
     "label": "insert, update, delete",
     "measured_drift": "insert, update",
     "metrics": "",
-    "model": "insert, update (promoted_at, retired_at), delete",
+    "model": "insert, update (promoted_at, retired_at, explainer), delete",
     "model_stage": "",
     "profile": "insert, update, delete",
     "quarantine": "insert (detector, detector_id, relation, key, row_values, model_version, score, severity, "

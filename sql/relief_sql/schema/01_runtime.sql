@@ -237,17 +237,30 @@ $python$;
 comment on function relief._pack_explainer(text, text, text) is
   'Validates a model document wholly, against its checksum, and returns what explains its scores, in the form that sessions explain with.';
 
-create function relief._problem(started text, checksum text, document text, forest_checksum text, forest bytea)
+create function relief._problem(started text, checksum text, document text, forest_checksum text, forest bytea, explainer bytea)
   returns text
   language plpython3u
   stable
   parallel safe
   cost 1
 as $python$
-    return GD["{{runtime_key}}"].problem(checksum, document, forest_checksum, forest)
+    return GD["{{runtime_key}}"].problem(checksum, document, forest_checksum, forest, explainer)
 $python$;
-comment on function relief._problem(text, text, text, text, bytea) is
-  'Returns NULL if a stored forest is that of its document and scores the document''s probes as scikit-learn did, else what is wrong.';
+comment on function relief._problem(text, text, text, text, bytea, bytea) is
+  'Returns NULL if a stored forest, and what explains it where that is stored, are those of its document, and it scores the document''s probes as '
+  'scikit-learn did, else what is wrong.';
+
+create function relief._damage(started text, checksum text, forest_checksum text, forest bytea, explainer bytea)
+  returns text
+  language plpython3u
+  stable
+  parallel safe
+  cost 1
+as $python$
+    return GD["{{runtime_key}}"].damage(checksum, forest_checksum, forest, explainer)
+$python$;
+comment on function relief._damage(text, text, text, bytea, bytea) is
+  'Returns NULL if a stored forest, and what explains it where that is stored, are whole, else what is wrong.';
 
 create function relief._score(key text, loaded text, numbers double precision[], categories text[])
   returns double precision

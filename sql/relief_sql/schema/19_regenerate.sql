@@ -198,6 +198,10 @@ begin
   end if;
   perform relief._renew_guarded(d);
   perform relief._create_verdict(d, array(select kind from unnest(relief._kinds(d)) as kind where relief._generated(d, kind) is null));
+  -- The trigger makes both packed forms of the document, whatever is written.
+  update relief.model as e
+  set explainer = null
+  where e.detector_id = d.id and relief._damage(relief._start(), e.checksum, e.forest_checksum, e.forest, e.explainer) is not null;
   select * into m from relief.model as e where e.detector_id = d.id and e.version = d.promoted_version;
   if found then
     perform relief._replace_verdict(d, m);
@@ -287,5 +291,5 @@ end
 $$;
 comment on function relief.regenerate(text) is
   'Makes the functions and triggers of a detector, of all without a name, anew for its table as it is: moved, its columns renamed or '
-  'retyped, dropped and created again, or its functions lost. Models, profile and labels stay. An upgrade of Relief is followed by this, without a name, '
+  'retyped, dropped and created again, or its functions lost; and what is damaged of that into which models were packed. Models, profile and labels stay. An upgrade of Relief is followed by this, without a name, '
   'by whoever installed it: then what is new is granted too.';

@@ -19,6 +19,17 @@ where relief._owns(d.relation, d.created_by);
 comment on view relief.model_stage is 'The stage of each version: promoted, the one that scores; candidate, which may become it; retired, put out of service.';
 comment on column relief.model_stage.promoted_at is 'When it was last promoted: relief.rollback goes back in this order.';
 
+create function relief._damaged(d relief.detector, m relief.model)
+  returns text
+  language sql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+  select relief._damage(relief._start(), m.checksum, m.forest_checksum, m.forest, m.explainer) || format('; select relief.regenerate(%L);', d.name)
+$$;
+comment on function relief._damaged(relief.detector, relief.model) is
+  'Returns what is wrong with what a model is stored as beside its document, with what makes it anew of that; NULL if nothing is.';
+
 create function relief._check_candidate(d relief.detector, m relief.model)
   returns setof text
   language plpgsql
@@ -26,7 +37,8 @@ create function relief._check_candidate(d relief.detector, m relief.model)
   set search_path = pg_catalog, pg_temp
 as $$
 declare
-  parity constant text := relief._problem(relief._start(), m.checksum, m.document, m.forest_checksum, m.forest);
+  damage constant text := relief._damaged(d, m);
+  parity constant text := coalesce(damage, relief._problem(relief._start(), m.checksum, m.document, m.forest_checksum, m.forest, m.explainer));
 begin
   return query
     select format('it was retired on %s', m.retired_at::date) where m.retired_at is not null

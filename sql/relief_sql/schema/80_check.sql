@@ -61,6 +61,11 @@ begin
   if d.promoted_version is null then
     return next format('no model is promoted; relief train %s --promote', relief._shell_quoted(d.name));
   end if;
+  return query
+    select format('version %s: %s', m.version, relief._damaged(d, m))
+    from relief.model as m
+    where m.detector_id = d.id and relief._damaged(d, m) is not null
+      and (m.version = d.promoted_version or m.version = (select s.version from relief.shadow as s where s.detector_id = d.id));
   if relief._trigger_function(d) is not null then
     return query select * from relief._check_attached(d);
   end if;

@@ -45,7 +45,7 @@ begin
                  'relief.use_kernel(boolean) from %s', role);
   execute format('grant select on all tables in schema relief to %s', role);
   execute format('grant insert, delete on relief.detector, relief.model to %s', role);
-  execute format('grant update (promoted_at, retired_at) on relief.model to %s', role);
+  execute format('grant update (promoted_at, retired_at, explainer) on relief.model to %s', role);
   execute format('grant insert on relief.feature to %s', role);
   execute format('grant insert, update on relief.measured_drift to %s', role);
   execute format('grant insert, update, delete on relief.tolerance, relief.bucket, relief.profile, relief.refresh, relief.stale_day, relief.label, relief.shadow to %s', role);
