@@ -6,12 +6,14 @@
 #include "access/skey.h"
 #include "access/stratnum.h"
 #include "access/table.h"
+#include "catalog/index.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_type.h"
 #include "fmgr.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
+#include "utils/fmgrprotos.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
@@ -21,20 +23,32 @@
 
 PG_FUNCTION_INFO_V1(relief_levels_1);
 
+/* Returns a column's number; its type is known to this library, which reads what is in it without PostgreSQL's checks. */
 static AttrNumber
-column(Relation profile, const char *name)
+column(Relation profile, const char *name, Oid type)
 {
 	AttrNumber	number = get_attnum(RelationGetRelid(profile), name);
 
-	if (number == InvalidAttrNumber)
-		elog(ERROR, "column \"%s\" of relief.profile does not exist", name);
+	if (number == InvalidAttrNumber || TupleDescAttr(RelationGetDescr(profile), number - 1)->atttypid != type)
+		elog(ERROR, "relief.profile has no column \"%s\" of type %s", name, format_type_be(type));
 	return number;
 }
 
-static ScanKeyData
-equals(Relation profile, const char *name, RegProcedure comparison, Datum value)
+static Datum
+field(Relation profile, HeapTuple tuple, const char *name, Oid type)
 {
-	AttrNumber	number = column(profile, name);
+	bool		isnull;
+	Datum		value = heap_getattr(tuple, column(profile, name, type), RelationGetDescr(profile), &isnull);
+
+	if (isnull)
+		elog(ERROR, "column \"%s\" of relief.profile is null", name);
+	return value;
+}
+
+static ScanKeyData
+equals(Relation profile, const char *name, Oid type, RegProcedure comparison, Datum value)
+{
+	AttrNumber	number = column(profile, name, type);
 	ScanKeyData key;
 
 	ScanKeyEntryInitialize(&key, 0, number, BTEqualStrategyNumber, InvalidOid,
@@ -42,52 +56,21 @@ equals(Relation profile, const char *name, RegProcedure comparison, Datum value)
 	return key;
 }
 
-/* Returns the figures of one history, NULL if there is none, and whether every feature of it has enough values. */
-static ArrayType *
+/* Returns the figures of one history, or nothing, which is as an array without elements; and whether each feature has enough values. */
+static Datum
 figures_of(Relation profile, Oid index, Datum detector, Datum entity, Datum season, bool *complete)
 {
-	ScanKeyData keys[3] = {equals(profile, "detector_id", F_INT4EQ, detector), equals(profile, "entity", F_TEXTEQ, entity),
-		equals(profile, "season", F_INT2EQ, season)};
+	ScanKeyData keys[3] = {equals(profile, "detector_id", INT4OID, F_INT4EQ, detector),
+		equals(profile, "entity", TEXTOID, F_TEXTEQ, entity), equals(profile, "season", INT2OID, F_INT2EQ, season)};
 	SysScanDesc scan = systable_beginscan(profile, index, true, GetActiveSnapshot(), lengthof(keys), keys);
 	HeapTuple	tuple = systable_getnext(scan);
-	ArrayType  *figures = NULL;
-	bool		isnull;
+	ArrayType  *figures;
 
-	*complete = false;
-	if (HeapTupleIsValid(tuple))
-	{
-		figures = DatumGetArrayTypePCopy(heap_getattr(tuple, column(profile, "figures"), RelationGetDescr(profile), &isnull));
-		*complete = DatumGetBool(heap_getattr(tuple, column(profile, "complete"), RelationGetDescr(profile), &isnull));
-	}
+	*complete = HeapTupleIsValid(tuple) && DatumGetBool(field(profile, tuple, "complete", BOOLOID));
+	figures = HeapTupleIsValid(tuple) ? DatumGetArrayTypePCopy(field(profile, tuple, "figures", FLOAT8ARRAYOID)) :
+		construct_empty_array(FLOAT8OID);
 	systable_endscan(scan);
-	return figures;
-}
-
-static ArrayType *
-joined(ArrayType *first, ArrayType *second)
-{
-	ArrayType  *parts[2] = {first, second};
-	Datum	   *values[2];
-	bool	   *missing[2];
-	int			counts[2];
-	Datum	   *all;
-	bool	   *none;
-	int			lower = 1;
-	int			total;
-
-	if (first == NULL || second == NULL)
-		return first == NULL ? second : first;
-	for (int n = 0; n < 2; n++)
-		deconstruct_array(parts[n], FLOAT8OID, sizeof(float8), FLOAT8PASSBYVAL, TYPALIGN_DOUBLE, &values[n], &missing[n], &counts[n]);
-	total = counts[0] + counts[1];
-	all = palloc(total * sizeof(Datum));
-	none = palloc(total * sizeof(bool));
-	for (int n = 0; n < 2; n++)
-	{
-		memcpy(all + n * counts[0], values[n], counts[n] * sizeof(Datum));
-		memcpy(none + n * counts[0], missing[n], counts[n] * sizeof(bool));
-	}
-	return construct_md_array(all, none, 1, &total, &lower, FLOAT8OID, sizeof(float8), FLOAT8PASSBYVAL, TYPALIGN_DOUBLE);
+	return PointerGetDatum(figures);
 }
 
 /* Returns the histories, finest first; arguments: detector, entity, season. */
@@ -100,7 +83,7 @@ relief_levels_1(PG_FUNCTION_ARGS)
 	bool		has_entity;
 	bool		has_season;
 	bool		complete;
-	ArrayType  *figures;
+	Datum		figures;
 
 	if (PG_ARGISNULL(0) || PG_ARGISNULL(1) || PG_ARGISNULL(2))
 		PG_RETURN_NULL();
@@ -112,11 +95,14 @@ relief_levels_1(PG_FUNCTION_ARGS)
 	/* Locked to the end of the transaction, as a query would. */
 	profile = table_open(get_relname_relid("profile", schema), AccessShareLock);
 	index = get_relname_relid("profile_pkey", schema);
+	if (IndexGetRelation(index, true) != RelationGetRelid(profile))
+		elog(ERROR, "relief.profile has no index profile_pkey");
 	figures = figures_of(profile, index, PG_GETARG_DATUM(0), PG_GETARG_DATUM(1), PG_GETARG_DATUM(2), &complete);
 	if (has_entity && has_season && !complete)
-		figures = joined(figures, figures_of(profile, index, PG_GETARG_DATUM(0), PG_GETARG_DATUM(1), Int16GetDatum(-1), &complete));
+		figures = DirectFunctionCall2(array_cat, figures,
+									  figures_of(profile, index, PG_GETARG_DATUM(0), PG_GETARG_DATUM(1), Int16GetDatum(-1), &complete));
 	table_close(profile, NoLock);
-	if (figures == NULL)
+	if (ARR_NDIM(DatumGetArrayTypeP(figures)) == 0)
 		PG_RETURN_NULL();
-	PG_RETURN_ARRAYTYPE_P(figures);
+	PG_RETURN_DATUM(figures);
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from helpers.database import Database, query, value
+from helpers.database import Database, query, refused, value
 from helpers.kernel import give_library
 from helpers.profiles import create, refresh
 
@@ -61,3 +61,29 @@ def test_histories_written_by_the_same_transaction_are_read(trips: Database) -> 
         query(writer, "update relief.profile set mean = '{-1}' where entity = '[\"a\"]' and season = -1")
         assert value(writer, LEVELS, '["a"]', -1) != before
         writer.rollback()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            "alter column figures drop expression, alter column figures type text",
+            'relief.profile has no column "figures" of type double precision[]',
+        ),
+        (
+            "alter column figures drop expression, alter column figures drop not null",
+            'column "figures" of relief.profile is null',
+        ),
+        ("rename column complete to completed", 'relief.profile has no column "complete" of type boolean'),
+        ("drop constraint profile_pkey", "relief.profile has no index profile_pkey"),
+        ("rename to history", "could not open relation"),
+    ],
+)
+def test_table_that_another_release_made_is_refused(trips: Database, change: str, message: str) -> None:
+    """It is read without PostgreSQL's checks of types: whatever stands in its columns, the session lives."""
+    trips.query("select relief.use_kernel()")
+    trips.query(f"alter table relief.profile {change}")
+    if "drop not null" in change:
+        trips.query("update relief.profile set figures = null")
+    with refused("XX000", message):
+        trips.value(LEVELS, '["a"]', 5)
