@@ -46,6 +46,7 @@ struct Rule
 	History    *everywhere;		/* of all rows together */
 	bool		categories_alone;
 	double		threshold;
+	Numeric		exact_threshold;
 	Numeric		version;
 	char	   *verdict;
 	double		deviation_threshold;
@@ -121,7 +122,11 @@ numbers(JsonbContainer *object, const char *name, int *count)
 		return NULL;
 	values = palloc(*count * sizeof(double));
 	for (int n = 0; n < *count; n++)
-		values[n] = to_double(getIthJsonbValueFromContainer(list, n));
+	{
+		value = getIthJsonbValueFromContainer(list, n);
+		values[n] = to_double(value);
+		pfree(value);
+	}
 	return values;
 }
 
@@ -191,9 +196,9 @@ no_histories(const Rule *rule)
 }
 
 Rule *
-rule_read(char *json)
+rule_read(const Jsonb *parsed)
 {
-	Jsonb	   *content = DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum(json)));
+	Jsonb	   *content = DatumGetJsonbPCopy(PointerGetDatum(parsed));
 	JsonbContainer *root = &content->root;
 	JsonbContainer *features;
 	JsonbValue *version;
@@ -222,6 +227,7 @@ rule_read(char *json)
 	}
 	version = member(root, "version", jbvNumeric, true);
 	rule->version = version ? version->val.numeric : NULL;
+	rule->exact_threshold = member(root, "threshold", jbvNumeric, false)->val.numeric;
 	rule->threshold = number(root, "threshold");
 	rule->verdict = string(root, "verdict");
 	rule->deviation_threshold = number(root, "deviation_threshold");
@@ -345,13 +351,15 @@ put_string(JsonbParseState **state, const char *text)
 	pushJsonbValue(state, WJB_VALUE, &value);
 }
 
-/* All digits that tell a double from others. */
+/* All digits that tell a double from others, and as Python writes them at least one after the point. */
 static Numeric
 exactly(double value)
 {
-	char		digits[DOUBLE_SHORTEST_DECIMAL_LEN];
+	char		digits[DOUBLE_SHORTEST_DECIMAL_LEN + 2];
 
 	double_to_shortest_decimal_buf(value, digits);
+	if (strpbrk(digits, ".e") == NULL)
+		strcat(digits, ".0");
 	return DatumGetNumeric(DirectFunctionCall3(numeric_in, CStringGetDatum(digits), 0, Int32GetDatum(-1)));
 }
 
@@ -463,7 +471,7 @@ rule_judge(const Rule *rule, const Row *row, bool in_full)
 		if (far >= 0 && rule->ordinary_deviations)
 			severity = fmax(severity, tail(rule->ordinary_deviations, rounded(far, 3)));
 		put_key(&state, "threshold");
-		put_numeric(&state, exactly(rule->threshold));
+		put_numeric(&state, rule->exact_threshold);
 		put_key(&state, "verdict");
 		put_string(&state, high == YES ? (fires == YES ? "both" : "score") : fires == YES ? "deviation" : NULL);
 		put_key(&state, "severity");

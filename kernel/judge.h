@@ -22,7 +22,8 @@ typedef struct Row
 	int			level_count;	/* of numbers in levels */
 } Row;
 
-extern Rule *rule_read(char *json);
+/* Reads a rule into the current memory context, where all of it is. */
+extern Rule *rule_read(const Jsonb *parsed);
 
 /* Returns the companion columns, and in full also threshold, verdict and severity; see judgement.Rule.judge. */
 extern Jsonb *rule_judge(const Rule *rule, const Row *row, bool in_full);

@@ -105,22 +105,30 @@ number_of(const JsonbValue *value)
 	return DatumGetFloat8(DirectFunctionCall1(numeric_float8, NumericGetDatum(value->val.numeric)));
 }
 
-/* Reads what encodes categories, which is JSON: [[position, {category: number, ...}, missing, other], ...]. */
-static void
-read_encoders(Model *model, const char *bytes, size_t length)
+/* Parses what encodes categories, which is JSON: [[position, {category: number, ...}, missing, other], ...]; NULL without any. */
+static Jsonb *
+parse_encoders(const char *bytes, size_t length)
 {
-	char	   *content;
-	Jsonb	   *list;
+	char	   *content = pnstrdup(bytes, length);
+	Jsonb	   *parsed;
 
 	if (length == 0)
-		return;
-	content = pnstrdup(bytes, length);
+		return NULL;
 	if (strlen(content) != length)
 		refuse_model("its encoders are damaged");
 	content = pg_any_to_server(content, length, PG_UTF8);
-	list = DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum(content)));
-	if (!JB_ROOT_IS_ARRAY(list) || JB_ROOT_IS_SCALAR(list))
+	parsed = DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum(content)));
+	if (!JB_ROOT_IS_ARRAY(parsed) || JB_ROOT_IS_SCALAR(parsed))
 		refuse_model("its encoders are damaged");
+	return parsed;
+}
+
+/* Reads encoders into the current memory context, where all of them are. */
+static void
+read_encoders(Model *model, const Jsonb *parsed)
+{
+	Jsonb	   *list = DatumGetJsonbPCopy(PointerGetDatum(parsed));
+
 	model->encoder_count = JB_ROOT_COUNT(list);
 	model->encoders = palloc(model->encoder_count * sizeof(Encoder));
 	for (int n = 0; n < model->encoder_count; n++)
@@ -157,6 +165,8 @@ relief_load_1(PG_FUNCTION_ARGS)
 	Memory		memory = {allocate, NULL, CurrentMemoryContext};
 	MemoryContext kept;
 	MemoryContext before;
+	Forest	   *forest;
+	Jsonb	   *encoders;
 	Model	   *model;
 	const char *why;
 
@@ -170,12 +180,15 @@ relief_load_1(PG_FUNCTION_ARGS)
 	/* Under the current one until it is whole: an error takes both away. */
 	kept = AllocSetContextCreate(CurrentMemoryContext, "relief model", ALLOCSET_SMALL_SIZES);
 	memory.kept = kept;
+	forest = forest_read((uint8 *) VARDATA_ANY(packed), VARSIZE_ANY_EXHDR(packed), &memory, &why);
+	if (forest == NULL)
+		refuse_model(why);
+	encoders = parse_encoders(VARDATA_ANY(packed) + forest->encoders, VARSIZE_ANY_EXHDR(packed) - forest->encoders);
 	before = MemoryContextSwitchTo(kept);
 	model = palloc0(sizeof(Model));
-	model->forest = forest_read((uint8 *) VARDATA_ANY(packed), VARSIZE_ANY_EXHDR(packed), &memory, &why);
-	if (model->forest == NULL)
-		refuse_model(why);
-	read_encoders(model, VARDATA_ANY(packed) + model->forest->encoders, VARSIZE_ANY_EXHDR(packed) - model->forest->encoders);
+	model->forest = forest;
+	if (encoders != NULL)
+		read_encoders(model, encoders);
 	MemoryContextSwitchTo(before);
 	kept_add(&models, key, kept, model);
 	PG_RETURN_TEXT_P(empty_text());
@@ -188,14 +201,16 @@ relief_load_rule_1(PG_FUNCTION_ARGS)
 	text	   *key = required_text(fcinfo, 0);
 	text	   *rule = required_text(fcinfo, 1);
 	char	   *utf8 = pg_server_to_any(VARDATA_ANY(rule), VARSIZE_ANY_EXHDR(rule), PG_UTF8);
+	Datum		parsed;
 	MemoryContext kept;
 	MemoryContext before;
 	Rule	   *read;
 
 	kept_check_key(key, utf8 == VARDATA_ANY(rule) ? rule : cstring_to_text(utf8), "rule");
+	parsed = DirectFunctionCall1(jsonb_in, CStringGetDatum(text_to_cstring(rule)));
 	kept = AllocSetContextCreate(CurrentMemoryContext, "relief rule", ALLOCSET_SMALL_SIZES);
 	before = MemoryContextSwitchTo(kept);
-	read = rule_read(text_to_cstring(rule));
+	read = rule_read(DatumGetJsonbP(parsed));
 	MemoryContextSwitchTo(before);
 	kept_add(&rules, key, kept, read);
 	PG_RETURN_TEXT_P(empty_text());
