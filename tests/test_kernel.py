@@ -106,8 +106,9 @@ def test_rows_are_judged_by_histories_of_any_figures_as_by_the_runtime(kernel: D
     query(
         connection,
         "create table figure as select 10 + row_number() over () as e, * from ("
-        "select null::float8 as mean, 1::float8 as median, 1::float8 as stddev, 1::float8 as spread, 0e0 as floor "
-        "union all select * from unnest(array['inf', '-inf', 'nan', -1e308, 0]::float8[]) as mean, "
+        "select null::float8 as mean, 1::float8 as median, 1::float8 as stddev, 1::float8 as spread, 0e0 as floor, "
+        "100e0 as rows union all select 1, 1, 1, 1, 0, * from unnest(array[null, 'nan', 'inf', '-inf']::float8[]) as r "
+        "union all select *, 100 from unnest(array['inf', '-inf', 'nan', -1e308, 0]::float8[]) as mean, "
         "unnest(array['inf', '-inf', 'nan', 1e308, 0]::float8[]) as median, "
         "unnest(array[null, 'nan', 'inf', 1e308, 1e-300]::float8[]) as stddev, "
         "unnest(array['nan', 'inf', 0]::float8[]) as spread, "
@@ -117,7 +118,7 @@ def test_rows_are_judged_by_histories_of_any_figures_as_by_the_runtime(kernel: D
         connection,
         "insert into relief.profile (detector_id, entity, season, rows, complete, count, mean, stddev, median, "
         "spread, spread_floor, p01, p99, minimum, maximum, null_rate) "
-        "select d.id, jsonb_build_array(f.e)::text, -1, 100, true, '{100, 100}', array[f.mean, 0], "
+        "select d.id, jsonb_build_array(f.e)::text, -1, 100, true, array[f.rows, 100], array[f.mean, 0], "
         "array[f.stddev, 1], array[f.median, 0], array[f.spread, 1], array[f.floor, 0], "
         "'{0, 0}', '{0, 0}', '{0, 0}', '{0, 0}', '{0, 0}' from figure as f cross join relief.detector as d",
     )
