@@ -62,11 +62,12 @@ def test_a_database_has_so_many_detectors_whoever_makes_them(world: World) -> No
 
 def test_a_model_beyond_a_limit_is_not_stored(orders: Connection) -> None:
     leaf = {"feature": [-1], "value": [1.0], "missing_left": [0]}
-    with refused("54000", "model document has 2001 trees, more than 2000", SMALLER):
+    smaller = SMALLER.replace("<detector>", "orders")
+    with refused("54000", "model document has 2001 trees, more than 2000", smaller):
         add_model(orders, "orders", stump(FEATURES, trees=[leaf] * (LIMITS["trees"] + 1)))
     with refused("54000", "model document has 1601 features, more than 1600", FEWER):
         add_model(orders, "orders", stump([f"a{n}" for n in range(LIMITS["features"] + 1)]))
-    with refused("54000", "model document has 67108865 characters, more than 67108864", SMALLER):
+    with refused("54000", "model document has 67108865 characters, more than 67108864", smaller):
         query(orders, "select relief.add_model('orders', repeat(' ', %s), '')", LIMITS["characters"] + 1)
     assert value(orders, "select count(*) from relief.model") == 0
 

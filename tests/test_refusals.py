@@ -307,7 +307,7 @@ def _changed(**changes: Any) -> str:
     return json.dumps({**stump(FEATURES), **changes})
 
 
-HINT = "Store models with the trainer: relief train <detector>, or relief import <file>."
+HINT = "Store models with the trainer: relief train orders, or relief import <file>."
 DOCUMENT_REFUSALS = {
     "not JSON": ("__import__('os')", "22023", "model document is not JSON", HINT),
     "key without quotes": ("{0: 1}", "22023", "model document is not JSON", HINT),
@@ -344,6 +344,16 @@ def test_document_that_can_not_be_scored_with_is_not_stored(
     with refused(sqlstate, message, hint):
         add_model(shop, "orders", document)
     assert value(shop, "select count(*) from relief.model") == 0
+
+
+def test_what_python_refuses_of_a_document_is_told_in_its_own_words(shop: Connection) -> None:
+    query(shop, "select relief.create_detector('It''s one', 'shop.orders', '{a}', score_function => false)")
+    with pytest.raises(psycopg.errors.InvalidParameterValue) as refusal:
+        add_model(shop, "It's one", "x")
+    query(shop, "select relief.drop_detector('It''s one')")
+    assert refusal.value.diag.message_primary == "model document is not JSON: no value at character 0"
+    hint = refusal.value.diag.message_hint or ""
+    assert shlex.split(hint.split(": ")[1].split(",")[0]) == ["relief", "train", "It's one"]
 
 
 @pytest.mark.parametrize(("document", "key"), [("{}", "0"), (_changed(), checksum("{}")), (None, "0"), ("{}", None)])

@@ -304,10 +304,22 @@ create function relief._check_model()
 as $$
 declare
   content jsonb;
+  message text;
+  advice text;
 begin
-  new.forest := relief._pack(relief._start(), new.checksum, new.document);
-  new.forest_checksum := encode(sha256(new.forest), 'hex');
-  new.explainer := relief._pack_explainer(relief._start(), new.checksum, new.document);
+  begin
+    new.forest := relief._pack(relief._start(), new.checksum, new.document);
+    new.forest_checksum := encode(sha256(new.forest), 'hex');
+    new.explainer := relief._pack_explainer(relief._start(), new.checksum, new.document);
+  exception when others then
+    -- PL/Python puts the name of its exception before what it says, and doesn't know for which detector the document is.
+    get stacked diagnostics message = message_text, advice = pg_exception_hint;
+    raise exception '%', regexp_replace(message, '^plpy[.]Error: ', '')
+      using errcode = sqlstate,
+            hint = replace(coalesce(nullif(advice, ''), 'Free memory on the server, or train a smaller forest: relief train <detector> --trees 50'),
+                           '<detector>',
+                           coalesce(relief._shell_quoted((select d.name from relief.detector as d where d.id = new.detector_id)), '<detector>'));
+  end;
   content := new.document;
   new.threshold := content #>> '{threshold,value}';
   new.threshold_origin := content #>> '{threshold,origin}';

@@ -258,7 +258,7 @@ begin
     begin
       new := jsonb_populate_record(new, jsonb_build_object(
         'relief_anomaly_score', null, 'relief_is_anomaly', null, 'relief_model_version', null,
-        'relief_deviation', jsonb_build_object('error', sqlerrm)));
+        'relief_deviation', jsonb_build_object('error', regexp_replace(sqlerrm, '^plpy[.]Error: ', ''))));
     exception when others then
       null;  -- a companion column is of another type by now; relief.check() tells
     end;

@@ -18,7 +18,7 @@ begin
   scores := array[relief._score(key, '', '{-1}', null), relief._score(key, '', '{1}', null)];
   return case when scores = '{0.5, 0.125}' then null else format('scores are %s, not {0.5,0.125}', scores) end;
 exception when others then
-  return sqlerrm;
+  return regexp_replace(sqlerrm, '^plpy[.]Error: ', '');
 end
 $$;
 comment on function relief._try_runtime() is 'Returns NULL if PL/Python loads and scores a model of one split as it should, else what went wrong.';
