@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from helpers.changes import ANOMALY, CHECK, STATE, advice, attach, broken
 from helpers.database import Database, query, refused, value
-from helpers.forests import add_model, stump, told
+from helpers.forests import add_model, stump
 from helpers.shop import COMPANIONS, FEATURES, make_orders
 from psycopg import Connection
 
@@ -12,34 +13,10 @@ from relief_trainer.connection import connect
 from relief_trainer.train import Settings
 from relief_trainer.train import train as train_forest
 
-ANOMALY = (0.5, True, {"a": told(-1.0), "log_b": told(0.0)}, 1)
-CHECK = "select result from relief.check() where \"check\" = 'detector orders'"
-# What a training, a refresh and a backtest ask for: a row whose features fail has none.
-GUARDED = "select count(depot._relief_guarded_orders(o.a, o.b)) from depot.orders as o"
-STATE = "select state, problems from relief.status"
-
 
 @pytest.fixture
 def attached(orders: Connection) -> Connection:
-    """Return a connection to a database where "orders" is attached to shop.orders, with a stump promoted."""
-    add_model(orders, "orders", stump(FEATURES))
-    query(orders, "select relief.promote('orders')")
-    query(orders, "select relief.attach('orders')")
-    query(orders, """select relief.label('orders', '{"id": 7}', true)""")
-    return orders
-
-
-def _advice(problem: str) -> str:
-    """Return the statements that a problem ends with."""
-    return problem[problem.index("; ") + 2 :]
-
-
-def _broken(connection: Connection) -> str:
-    """Return the one problem that status and check tell of."""
-    ((state, problem),) = query(connection, STATE)
-    assert state == "broken"
-    assert problem in value(connection, CHECK)
-    return problem
+    return attach(orders)
 
 
 @pytest.mark.parametrize(
@@ -72,9 +49,9 @@ def test_used_column_is_renamed_or_retyped(
         ((score, flag, reason, version),) = query(connection, inserted)
         assert (score, flag, version) == (None, None, None)
         assert "error" in reason
-    found = _broken(attached)
+    found = broken(attached)
     assert found.startswith(problem)
-    query(attached, _advice(found.splitlines()[0]))
+    query(attached, advice(found.splitlines()[0]))
     assert value(attached, CHECK) == "ok"
     assert query(attached, STATE) == [("ready", None)]
     for connection in (attached, database.connect()):
@@ -113,7 +90,7 @@ def test_features_of_other_types_and_categories_follow_too(database: Database, c
     database.query(f"alter table shop.item {change}")
     found = database.value("select problems from relief.status")
     assert found.endswith(" select relief.regenerate('item');")
-    database.query(_advice(found))
+    database.query(advice(found))
     assert set(database.query("select result from relief.check()")) == {"ok"}
     assert database.query("select shop.relief_score(o) from shop.item as o order by id") == scores
     database.query("call relief.backfill('item')")
@@ -123,7 +100,7 @@ def test_features_of_other_types_and_categories_follow_too(database: Database, c
 def test_view_on_scores_outlives_what_mends_a_renamed_column(attached: Connection) -> None:
     query(attached, "create view shop.scored as select id, shop.relief_score(o) as score from shop.orders as o")
     query(attached, "alter table shop.orders rename column b to c")
-    query(attached, _advice(_broken(attached)))
+    query(attached, advice(broken(attached)))
     assert value(attached, "select count(score) from shop.scored") == 500
 
 
@@ -143,7 +120,7 @@ def test_renamed_entity_and_time_columns_are_followed(database: Database) -> Non
         "insert into shop.orders (id, whom, moment, a) values (101, 'x', now(), -2) returning relief_anomaly_score"
     )
     assert value(connection, inserted) is None
-    assert _broken(connection).splitlines() == [
+    assert broken(connection).splitlines() == [
         "column at of table shop.orders is called moment by now; select relief.regenerate('orders');",
         "column who of table shop.orders is called whom by now; select relief.regenerate('orders');",
     ]
@@ -157,7 +134,7 @@ def test_renamed_entity_and_time_columns_are_followed(database: Database) -> Non
 def test_new_column_of_the_old_name_is_not_taken_for_the_renamed_one(attached: Connection) -> None:
     query(attached, "alter table shop.orders rename column b to c")
     query(attached, "alter table shop.orders add column b float8")
-    assert _broken(attached).startswith("column b of table shop.orders is called c by now; ")
+    assert broken(attached).startswith("column b of table shop.orders is called c by now; ")
     query(attached, "select relief.regenerate()")
     assert query(attached, f"insert into shop.orders (a, b, c) values (-2, -6, 1) returning {COMPANIONS}") == [ANOMALY]
 
@@ -167,18 +144,18 @@ def test_column_numbers_from_before_a_restore_are_not_believed(attached: Connect
     query(attached, "update relief.detector set attributes_of = 1, attributes = jsonb_build_object('a', 3, 'b', 2)")
     assert value(attached, CHECK) == "ok"
     query(attached, "alter table shop.orders rename column b to c")
-    assert _broken(attached).startswith("column b of table shop.orders is gone; ")
+    assert broken(attached).startswith("column b of table shop.orders is gone; ")
     query(attached, "alter table shop.orders rename column c to b")
     query(attached, "select relief.promote('orders')")
     query(attached, "alter table shop.orders rename column b to c")
-    assert _broken(attached).startswith("column b of table shop.orders is called c by now; ")
+    assert broken(attached).startswith("column b of table shop.orders is called c by now; ")
 
 
 def test_dropped_column_takes_its_features_with_it(attached: Connection) -> None:
     query(attached, "alter table shop.orders drop column b cascade")
     inserted = f"insert into shop.orders (a) values (-2) returning {COMPANIONS}"
     assert query(attached, inserted)[0][0] is None
-    found = _broken(attached)
+    found = broken(attached)
     assert found == (
         "column b of table shop.orders is gone; select relief.drop_detector('orders'); "
         "select relief.create_detector('orders', 'shop.orders', array['a'], contamination => 0.05, "
@@ -190,7 +167,7 @@ def test_dropped_column_takes_its_features_with_it(attached: Connection) -> None
         "select relief.create_detector(",
     ):
         query(attached, "select relief.regenerate('orders')")
-    query(attached, _advice(found))
+    query(attached, advice(found))
     assert query(attached, STATE) == [("no model", None)]
     assert value(attached, CHECK) == "no model is promoted; relief train orders --promote"
     add_model(attached, "orders", stump(["a"]))
@@ -203,7 +180,7 @@ def test_renamed_column_is_named_where_the_detector_is_to_be_made_again(attached
     query(attached, "alter table shop.orders rename column b to c")
     query(attached, "select relief.regenerate('orders')")
     query(attached, "alter table shop.orders drop column a cascade")
-    assert _broken(attached).endswith(
+    assert broken(attached).endswith(
         "array['ln(b) AS log_b'], contamination => 0.05, "
         f"time_zone => '{value(attached, 'show timezone')}'); select relief.attach('orders'); "
         "-- log_b reads c: write the column's name of now"
@@ -217,7 +194,7 @@ def test_column_that_is_called_as_one_of_reliefs_by_now_is_told_and_stops_nothin
     assert query(attached, STATE) == [("ready", None)]
     told_by_check = value(attached, CHECK)
     assert told_by_check.startswith("it reads column relief_anomaly_score, which Relief writes; select relief.drop")
-    query(attached, _advice(told_by_check))
+    query(attached, advice(told_by_check))
     assert query(attached, "select name::text from relief.feature") == ["a"]
     assert value(attached, CHECK) == "no model is promoted; relief train orders --promote"
 
@@ -227,7 +204,7 @@ def test_feature_that_is_a_renamed_column_is_made_again_by_the_name_of_now(attac
     query(attached, "alter table shop.orders rename column a to " + value(attached, "select quote_ident(%s)", name))
     query(attached, "select relief.regenerate('orders')")
     query(attached, "alter table shop.orders drop column b cascade")
-    query(attached, _advice(_broken(attached)))
+    query(attached, advice(broken(attached)))
     quoted = value(attached, "select quote_ident(%s)", name)
     assert query(attached, "select name::text, expression from relief.feature") == [("a", quoted)]
 
@@ -249,7 +226,7 @@ def test_whoever_scores_by_name_is_told_where_the_remedy_is(attached: Connection
 
 def test_detector_whose_columns_are_all_gone_is_to_be_dropped(attached: Connection) -> None:
     query(attached, "alter table shop.orders drop column a cascade, drop column b cascade")
-    assert _broken(attached) == "column a of table shop.orders is gone; select relief.drop_detector('orders');"
+    assert broken(attached) == "column a of table shop.orders is gone; select relief.drop_detector('orders');"
     query(attached, "insert into shop.orders default values")
 
 
@@ -257,75 +234,6 @@ def test_new_column_changes_nothing(attached: Connection) -> None:
     query(attached, "alter table shop.orders add column extra integer not null default 5")
     assert value(attached, CHECK) == "ok"
     assert query(attached, f"insert into shop.orders (a, b) values (-2, 1) returning {COMPANIONS}") == [ANOMALY]
-
-
-def test_renamed_table_is_followed_at_once(attached: Connection) -> None:
-    query(attached, "alter table shop.orders rename to sales")
-    assert query(attached, "select relation::text, state, problems from relief.status") == [
-        ("shop.sales", "ready", None)
-    ]
-    assert value(attached, CHECK) == "ok"
-    assert query(attached, f"insert into shop.sales (a, b) values (-2, 1) returning {COMPANIONS}") == [ANOMALY]
-    assert value(attached, "select shop.relief_score(o) from shop.sales as o order by id desc limit 1") == 0.5
-
-
-def test_table_moved_to_another_schema(attached: Connection) -> None:
-    query(attached, "create schema depot; alter table shop.orders set schema depot")
-    inserted = f"insert into depot.orders (a, b) values (-2, 1) returning {COMPANIONS}"
-    assert query(attached, inserted) == [ANOMALY]
-    found = _broken(attached)
-    assert found == (
-        "table depot.orders was in schema shop when the detector was made; select relief.regenerate('orders');"
-    )
-    query(attached, _advice(found))
-    assert value(attached, CHECK) == "ok"
-    assert query(attached, inserted) == [ANOMALY]
-    assert value(attached, "select count(depot.relief_score(o)) from depot.orders as o") == 502
-    assert value(attached, GUARDED) == 502
-    assert value(attached, "select count(*) from pg_proc where pronamespace = 'shop'::regnamespace") == 0
-    add_model(attached, "orders", stump(FEATURES, split=9.0))
-    query(attached, "select relief.promote('orders')")
-    query(attached, "select relief.drop_detector('orders', true)")
-
-
-def test_schema_is_renamed(attached: Connection) -> None:
-    query(attached, "alter schema shop rename to depot")
-    inserted = f"insert into depot.orders (a, b) values (-2, 1) returning {COMPANIONS}"
-    assert query(attached, inserted)[0][0] is None
-    query(attached, _advice(_broken(attached)))
-    assert value(attached, CHECK) == "ok"
-    assert query(attached, inserted) == [ANOMALY]
-    assert value(attached, GUARDED) == 502
-
-
-def test_table_is_dropped_and_created_again(attached: Connection) -> None:
-    with refused("2BP01"):
-        query(attached, "drop table shop.orders")
-    query(attached, "drop table shop.orders cascade")
-    found = _broken(attached)
-    assert found == "table shop.orders is gone; select relief.drop_detector('orders');"
-    query(attached, "create table shop.orders (note text, b float8, id serial primary key, a bigint)")
-    assert query(attached, "insert into shop.orders (a, b) values (-2, 1) returning a") == [-2]
-    found = _broken(attached)
-    assert found == "table shop.orders was dropped and created again; select relief.regenerate('orders');"
-    query(attached, _advice(found))
-    assert value(attached, CHECK) == "ok"
-    assert query(attached, f"insert into shop.orders (a, b) values (-2, 1) returning {COMPANIONS}") == [ANOMALY]
-    assert query(attached, "select shop.relief_score(o) from shop.orders as o") == [0.5, 0.5]
-    query(attached, "call relief.backfill('orders')")
-    assert value(attached, "select count(*) from shop.orders where relief_model_version is null") == 0
-
-
-def test_another_ones_table_of_the_old_name_does_not_inherit_the_models(
-    database: Database, attached: Connection
-) -> None:
-    thief = database.role("thief")
-    query(attached, f"grant create on schema shop to {thief}")
-    query(attached, "drop table shop.orders cascade")
-    query(database.connect(thief), "create table shop.orders (id integer, a integer, b float8)")
-    assert _broken(attached) == "table shop.orders is gone; select relief.drop_detector('orders');"
-    with refused("42P01", 'table shop.orders of detector "orders" does not exist any more', "relief.drop_detector("):
-        query(attached, "select relief.regenerate('orders')")
 
 
 @pytest.mark.parametrize(
@@ -342,10 +250,10 @@ def test_another_ones_table_of_the_old_name_does_not_inherit_the_models(
 def test_lost_function_is_made_again(attached: Connection, function: str) -> None:
     query(attached, f"drop function shop.{function} cascade")
     query(attached, "insert into shop.orders (a, b) values (-2, 1)")
-    assert f"function shop.{function} is gone; " in _broken(attached).replace(
+    assert f"function shop.{function} is gone; " in broken(attached).replace(
         "relief_explain(shop.orders)", "shop.relief_explain"
     )
-    query(attached, _advice(_broken(attached).splitlines()[0]))
+    query(attached, advice(broken(attached).splitlines()[0]))
     assert value(attached, CHECK) == "ok"
     assert query(attached, f"insert into shop.orders (a, b) values (-2, 1) returning {COMPANIONS}") == [ANOMALY]
 
@@ -356,7 +264,7 @@ def test_lost_expressions_can_only_be_given_again(attached: Connection) -> None:
         "42883", "which holds its expressions, is gone", "array['a', 'ln(b) AS log_b'], contamination => 0.05"
     ):
         query(attached, "select relief.regenerate('orders')")
-    query(attached, _advice(_broken(attached)))
+    query(attached, advice(broken(attached)))
     assert query(attached, STATE) == [("no model", None)]
     add_model(attached, "orders", stump(FEATURES))
     query(attached, "select relief.promote('orders')")
@@ -410,7 +318,7 @@ def test_renamed_key_is_followed_in_events_and_labels(attached: Connection) -> N
     assert query(attached, inserted) == [ANOMALY]
     found = value(attached, CHECK)
     assert found == "the trigger was made for the table as it was; select relief.regenerate('orders');"
-    query(attached, _advice(found))
+    query(attached, advice(found))
     assert value(attached, CHECK) == "ok"
     assert query(attached, inserted) == [ANOMALY]
     assert query(attached, "select key from relief.event") == [{"number": 502}]
