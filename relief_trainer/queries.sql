@@ -55,8 +55,11 @@ select pg_catalog.pg_get_userbyid(c.relowner) as owner,
 from pg_catalog.pg_class as c
 where c.oid = {relation}::pg_catalog.regclass;
 
+-- name: column_list
+select relief._column_list({relation}::pg_catalog.regclass);
+
 -- name: time_option
-select relief._time_option({relation}::regclass);
+select relief._time_option({relation}::pg_catalog.regclass);
 
 -- name: time_column_type
 select pg_catalog.format_type(atttypid, null)

@@ -142,9 +142,10 @@ def _require_condition(connection: Connection, detector: Detector, condition: sq
         with connection.transaction():
             connection.execute(query("no_rows", relation=trusted_sql(detector.relation), condition=condition))
     except psycopg.ProgrammingError as error:
+        row = connection.execute(query("column_list", relation=detector.relation)).fetchone() or {}
         raise ReliefError(
             f"--where: {error.diag.message_primary}",
-            f"Give a condition over columns of table {detector.relation}, such as: --where \"region <> 'test'\"",
+            f"Give a condition over columns of table {detector.relation}: {row['_column_list']}.",
         ) from None
 
 
