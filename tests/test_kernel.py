@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import json
 import re
+import struct
 import subprocess
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -317,6 +319,13 @@ def test_extension_is_dropped_with_the_kernel_in_use(empty_database: Database, k
     assert empty_database.query("select from pg_proc where pronamespace = 'relief'::regnamespace") == []
 
 
+def test_choice_of_nothing_is_refused(kernel: Database) -> None:
+    kernel.query(USED, True)
+    with refused("22004", "whether the kernel is to be used is NULL", "Give true or false: select relief.use_kernel"):
+        kernel.query("select relief.use_kernel(null)")
+    assert kernel.value(JUDGE) == "c"
+
+
 def test_kernel_is_refused_where_its_library_is_not(kernel: Database) -> None:
     with without_library(kernel.superuser):
         session = kernel.connect()
@@ -340,6 +349,46 @@ def test_library_of_another_contract_is_refused(kernel: Database) -> None:
     ):
         query(kernel.connect(), "select relief.use_kernel()")
     assert kernel.value(JUDGE) == "plpython3u"
+
+
+def test_library_for_another_postgresql_is_refused(kernel: Database, kernel_library: Path) -> None:
+    library = kernel_library.read_bytes()
+    major = kernel.value("select current_setting('server_version_num')::integer / 100")
+    # What PG_MODULE_MAGIC begins with: the version, and how many arguments a function may have.
+    assert library.count(struct.pack("ii", major, 100)) == 1
+    other = library.replace(struct.pack("ii", major, 100), struct.pack("ii", 1300, 100))
+    with without_library(kernel.superuser, other), pytest.raises(psycopg.errors.UndefinedFile) as refusal:
+        query(kernel.connect(), "select relief.use_kernel()")
+    assert re.match("the kernel cannot be used: incompatible library .*: version mismatch", str(refusal.value))
+    assert refusal.value.diag.message_detail == f"Server is version {major // 100}, library is version 13."
+    assert kernel.value(JUDGE) == "plpython3u"
+
+
+def test_what_another_release_kept_is_no_obstacle(kernel: Database) -> None:
+    left = "create function relief._python_have(checksum text) returns integer return 1"
+    for used in (True, False):
+        kernel.query(left)
+        kernel.query(USED, used)
+        assert kernel.value(JUDGE) == ("c" if used else "plpython3u")
+        kernel.query("select relief.use_kernel(false)")
+    assert kernel.query("select from pg_proc where proname ~ '^_python'") == []
+
+
+def test_sessions_that_choose_at_once_wait_for_each_other(kernel: Database) -> None:
+    role = kernel.role("reader")
+    for statement in (USED % "true", f"select relief.grant_usage('{role}')", USED % "false"):
+        with (
+            kernel.connect(autocommit=False) as first,
+            kernel.connect() as second,
+            ThreadPoolExecutor() as pool,
+        ):
+            query(first, USED, True)
+            waiting = pool.submit(query, second, statement)
+            kernel.wait_until_blocked(second)
+            first.commit()
+            assert waiting.result(timeout=60) == [""]
+    assert kernel.value(JUDGE) == "plpython3u"
+    assert kernel.query("select from pg_proc where proname ~ '^_python'") == []
 
 
 def test_inserts_go_on_where_the_library_is_gone(attached: psycopg.Connection, database: Database) -> None:

@@ -98,6 +98,8 @@ def test_a_standby_scores_by_the_kernel_where_it_has_it_and_says_where_not(
             )
             assert "needs the kernel: install it on this server" in told
             assert told.endswith("or score without it: select relief.use_kernel(false); on its primary")
+        with _connect(standby) as there, refused("25006", "this server is a standby", "Connect to its primary"):
+            query(there, "select relief.use_kernel(false)")
         query(superuser, "select relief.use_kernel(false)")
         standby.catch_up()
         assert [query(opened, statement) for statement in STATE[:3]] == by_python

@@ -70,6 +70,12 @@ create function relief.use_kernel(used boolean default true)
   set search_path = pg_catalog, pg_temp
 as $$
 begin
+  perform relief._require_primary();
+  if used is null then
+    raise exception 'whether the kernel is to be used is NULL'
+      using errcode = 'null_value_not_allowed', hint = 'Give true or false: select relief.use_kernel(true);';
+  end if;
+  perform relief._lock_catalog();
   if used then
     perform relief._take_kernel();
   else
@@ -81,6 +87,20 @@ comment on function relief.use_kernel(boolean) is
   'Scores and judges by the compiled kernel, which must be installed on the server, or with false by PL/Python again: for every '
   'transaction that starts after this one commits. Scores are the same.';
 
+create function relief._drop_kept(kept name)
+  returns void
+  language plpgsql
+  set search_path = pg_catalog, pg_temp
+as $$
+begin
+  -- After an upgrade, or in a database that was restored, it may be there without the kernel, and have other arguments than today's.
+  if to_regproc(format('relief.%I', kept)) is not null then
+    execute format('drop function relief.%I', kept);
+  end if;
+end
+$$;
+comment on function relief._drop_kept(name) is 'Drops what a function was without the kernel, if that is kept.';
+
 create function relief._take_kernel()
   returns void
   language plpgsql
@@ -88,9 +108,10 @@ create function relief._take_kernel()
 as $$
 declare
   f record;
-  reason text;
+  detail text;
 begin
   for f in select * from relief._kernel_functions() as k where not k.is_kernel loop
+    perform relief._drop_kept(f.kept);
     execute replace(pg_get_functiondef(f.signature), format('FUNCTION relief.%I(', f.name), format('FUNCTION relief.%I(', f.kept));
     execute format('revoke execute on function relief.%I from public', f.kept);
     execute format('comment on function relief.%I is %L', f.kept, format('What relief.%I is without the kernel.', f.name));
@@ -100,9 +121,9 @@ begin
     execute f.definition;
   end loop;
 exception when undefined_file or undefined_function or system_error or internal_error or insufficient_privilege then
-  reason := sqlerrm;
-  raise exception 'the kernel cannot be used: %', reason
-    using errcode = 'undefined_file', hint = format('First %s.', relief._kernel_advice());
+  get stacked diagnostics detail = pg_exception_detail;
+  raise exception 'the kernel cannot be used: %', sqlerrm
+    using errcode = 'undefined_file', detail = detail, hint = format('First %s.', relief._kernel_advice());
 end
 $$;
 comment on function relief._take_kernel() is 'Puts the kernel''s functions into the place of the runtime''s.';
@@ -119,10 +140,7 @@ begin
     if f.is_kernel then
       execute replace(pg_get_functiondef(format('relief.%I', f.kept)::regproc), format('FUNCTION relief.%I(', f.kept), format('FUNCTION relief.%I(', f.name));
     end if;
-    -- After an upgrade, or in a database that was restored, only what was kept may be there.
-    if to_regproc(format('relief.%I', f.kept)) is not null then
-      execute format('drop function relief.%I', f.kept);
-    end if;
+    perform relief._drop_kept(f.kept);
   end loop;
 end
 $$;
