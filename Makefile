@@ -57,6 +57,7 @@ install-kernel: kernel ## Put the kernel where `select relief.use_kernel()` find
 	install -m 755 $(KERNEL)/relief_kernel.so "$(DESTDIR)$$($(PG_CONFIG) --pkglibdir)/"
 
 deb: build ## Write a Debian package for each PostgreSQL whose headers are installed, or that of PG_CONFIG, into build/
+	@test -n "$(strip $(PG_CONFIGS))" || { echo "Install: postgresql-server-dev-<version>, gcc, make" >&2; exit 1; }
 	@for pg_config in $(PG_CONFIGS); do sh kernel/deb.sh $(VERSION) $$pg_config build || exit; done
 
 clean: ## Delete .venv, build/ and caches

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -37,3 +39,12 @@ def test_package_holds_extension_and_kernel_for_one_version_of_postgresql(tmp_pa
         f".{share}/extension/relief--{__version__}.sql",
         f"./usr/share/doc/postgresql-{major}-relief/README.md",
     }
+
+
+@pytest.mark.debian
+def test_package_for_no_version_is_refused() -> None:
+    environment = {name: text for name, text in os.environ.items() if name != "PG_CONFIG"}
+    command = ["make", "deb", "HEADERS=/none", f"PYTHON={sys.executable}"]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode != 0
+    assert "Install: postgresql-server-dev-<version>" in done.stderr
