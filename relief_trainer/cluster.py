@@ -188,7 +188,9 @@ class Cluster:
         extensions = copies[_share_directory(self.bin)] / "extension"
         extensions.mkdir()
         for entry in (_share_directory(self.bin) / "extension").iterdir():
-            (extensions / entry.name).symlink_to(entry)
+            # What is written through a link would replace the installed server's own.
+            if entry.name not in extension_files:
+                (extensions / entry.name).symlink_to(entry)
         for name, content in extension_files.items():
             (extensions / name).write_text(content, encoding="utf-8")
         return Path(shutil.copy2(self.bin / "postgres", copies[self.bin]))
