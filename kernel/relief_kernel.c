@@ -59,11 +59,20 @@ empty_text(void)
 	return cstring_to_text_with_len("", 0);
 }
 
+/* Also where SQL declares a function strict, which its owner may change. */
+static text *
+required_text(FunctionCallInfo fcinfo, int argument)
+{
+	if (PG_ARGISNULL(argument))
+		ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED), errmsg("argument %d is NULL", argument + 1)));
+	return PG_GETARG_TEXT_PP(argument);
+}
+
 /* Returns an empty text if this session holds the model with this checksum, else NULL. */
 Datum
 relief_have_1(PG_FUNCTION_ARGS)
 {
-	if (kept_find(&models, PG_GETARG_TEXT_PP(0)) == NULL)
+	if (kept_find(&models, required_text(fcinfo, 0)) == NULL)
 		PG_RETURN_NULL();
 	PG_RETURN_TEXT_P(empty_text());
 }
@@ -71,7 +80,7 @@ relief_have_1(PG_FUNCTION_ARGS)
 Datum
 relief_have_rule_1(PG_FUNCTION_ARGS)
 {
-	if (kept_find(&models, PG_GETARG_TEXT_PP(0)) == NULL || kept_find(&rules, PG_GETARG_TEXT_PP(1)) == NULL)
+	if (kept_find(&models, required_text(fcinfo, 0)) == NULL || kept_find(&rules, required_text(fcinfo, 1)) == NULL)
 		PG_RETURN_NULL();
 	PG_RETURN_TEXT_P(empty_text());
 }
@@ -81,14 +90,6 @@ Datum
 relief_start_1(PG_FUNCTION_ARGS)
 {
 	PG_RETURN_TEXT_P(empty_text());
-}
-
-static text *
-required_text(FunctionCallInfo fcinfo, int argument)
-{
-	if (PG_ARGISNULL(argument))
-		ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED), errmsg("argument %d is NULL", argument + 1)));
-	return PG_GETARG_TEXT_PP(argument);
 }
 
 static void

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from helpers.database import Database, query, value
+from helpers.database import Database, query, refused, value
 from helpers.forests import add_model, stump
 from helpers.kernel import give_library
 from helpers.profiles import create, refresh
@@ -163,6 +163,15 @@ def test_forest_with_any_bytes_in_it_is_refused_or_scores(
         "order by n",
         damaged,
     )
+
+
+def test_function_that_is_no_longer_strict_refuses_null(guest: Guest, module_database: Database) -> None:
+    for signature, call in (("_have(text)", "_have(null)"), ("_have_rule(text, text)", "_have_rule(forest.key, null)")):
+        module_database.query(f"alter function relief.{signature} called on null input")
+        guest.run("select relief._load('', key, content) from forest")
+        with refused("22004", "is NULL"):
+            query(guest.session, f"select relief.{call} from forest")
+        module_database.query(f"alter function relief.{signature} strict")
 
 
 def test_arrays_that_a_function_holds_expanded_are_read(guest: Guest) -> None:
