@@ -37,7 +37,9 @@ def connect(dsn: str | None, address_hint: str = _ADDRESS_HINT) -> Iterator[Conn
     """
     with translated_errors(address_hint=address_hint):
         try:
-            connection = psycopg.connect(dsn or "", row_factory=dict_row, application_name="relief")
+            connection = psycopg.connect(
+                dsn or "", row_factory=dict_row, application_name="relief", client_encoding="utf8"
+            )
         except psycopg.ProgrammingError as error:
             raise ReliefError(f"the connection string is not valid: {_first_line(error)}", address_hint) from None
         try:

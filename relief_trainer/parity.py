@@ -24,7 +24,7 @@ Categories = Sequence[Sequence[str | None]]
 # Rows that the server compares again, and the share of their values that is missing.
 PROBES = 16
 MISSING = 0.1
-UNSEEN = "\N{WHITE QUESTION MARK ORNAMENT} no training row has this"
+UNSEEN = "(no training row has this)"
 
 
 def scikit_scores(forest: IsolationForest, rows: Floats) -> Floats:

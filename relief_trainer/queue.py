@@ -141,7 +141,7 @@ class Queue:
 
         connector = procrastinate.PsycopgConnector(
             conninfo=dsn or "",
-            kwargs={"application_name": "relief worker"},
+            kwargs={"application_name": "relief worker", "client_encoding": "utf8"},
             configure=use_schema,
             min_size=1,
             max_size=4,

@@ -157,7 +157,7 @@ class Worker:
     async def _listen(self, queue: Queue) -> None:
         """Fill the queue whenever a job is announced, and once a minute, as a worker may have died."""
         connection = await psycopg.AsyncConnection.connect(
-            self._dsn or "", autocommit=True, application_name="relief worker"
+            self._dsn or "", autocommit=True, application_name="relief worker", client_encoding="utf8"
         )
         async with connection:
             await connection.execute(query("listen"))

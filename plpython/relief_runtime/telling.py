@@ -79,7 +79,7 @@ def _category(name: str, text: str | None) -> str:
     """Return in words what a category is."""
     if text is None:
         return f"{name} is missing"
-    return f"{name} {text if len(text) <= SHOWN_CHARACTERS else text[: SHOWN_CHARACTERS - 1] + '…'}"
+    return f"{name} {text if len(text) <= SHOWN_CHARACTERS else text[: SHOWN_CHARACTERS - 3] + '...'}"
 
 
 def _departure(

@@ -17,7 +17,7 @@ begin
   -- What another role calls so is not to be run with a superuser's rights.
   if not is_superuser then
     raise exception 'schema relief belongs to %, which is not a superuser', owner
-      using errcode = 'insufficient_privilege', hint = 'A superuser installed Relief. If it is Relief, give it back to one: alter schema relief owner to …;';
+      using errcode = 'insufficient_privilege', hint = 'A superuser installed Relief. If it is Relief, give it back to one: alter schema relief owner to ...;';
   end if;
 
   -- With each detector go its triggers, its functions, and its jobs of pg_cron, which DROP EXTENSION would leave behind.

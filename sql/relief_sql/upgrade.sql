@@ -19,7 +19,7 @@ begin
   -- What another role calls so is not to be run with a superuser's rights.
   if not is_superuser then
     raise exception 'schema relief belongs to %, which is not a superuser', owner
-      using errcode = 'insufficient_privilege', hint = 'A superuser installed Relief. If it is Relief, give it back to one: alter schema relief owner to …;';
+      using errcode = 'insufficient_privilege', hint = 'A superuser installed Relief. If it is Relief, give it back to one: alter schema relief owner to ...;';
   end if;
   perform set_config('role', pg_get_userbyid(owner), true);
   if to_regprocedure('relief.version()') is not null then
@@ -29,7 +29,7 @@ begin
     raise exception 'Relief % is installed in this database, and this upgrades {{previous_version}}', installed
       using errcode = 'object_not_in_prerequisite_state',
             hint = case installed when '{{version}}' then 'It is upgraded already. Make what it generated anew: select relief.regenerate();'
-                   else format('Take the script that upgrades %s: relief-%s-…-upgrade.sql', installed, installed) end;
+                   else format('Take the script that upgrades %s: relief-%s-...-upgrade.sql', installed, installed) end;
   end if;
 end
 $upgrade$;

@@ -163,7 +163,7 @@ create table relief.model (
 alter table relief.model alter column forest set storage external, alter column explainer set storage external;
 create index model_checksum_idx on relief.model (checksum);
 create index model_forest_checksum_idx on relief.model (forest_checksum);
-comment on table relief.model is 'One fitted forest a row, immutable but for its stage, numbered 1, 2, 3… within its detector.';
+comment on table relief.model is 'One fitted forest a row, immutable but for its stage, numbered 1, 2, 3... within its detector.';
 comment on column relief.model.document is 'The model document: JSON with a format number, validated wholly before it is stored.';
 comment on column relief.model.checksum is 'SHA-256 of the document.';
 comment on column relief.model.forest is 'The document''s forest, packed: what a session scores with. Made from the document, always.';

@@ -1,9 +1,9 @@
 -- Generated functions: what Relief makes beside a detector's table, owned by the table's owner.
---   _relief_features_<detector>(columns…)          the only holder of the owner's expressions that give numbers
---   _relief_categories_<detector>(columns…)        the only holder of those that give categories, where there are any
+--   _relief_features_<detector>(columns...)          the only holder of the owner's expressions that give numbers
+--   _relief_categories_<detector>(columns...)        the only holder of those that give categories, where there are any
 --   _relief_verdict_<detector>(numbers, categories)   {score, threshold, version} by the promoted model; replaced by promote
---   _relief_guarded_<detector>(columns…)           the same, NULL where an expression fails
---   _relief_judgement_<detector>(…)                score, flag, deviations by the profile; replaced by promote and refresh
+--   _relief_guarded_<detector>(columns...)           the same, NULL where an expression fails
+--   _relief_judgement_<detector>(...)                score, flag, deviations by the profile; replaced by promote and refresh
 --   _relief_contributions_<detector>(numbers, categories)  each feature's part in the score; replaced by promote
 --   relief_score(row), relief_explain(row)         of the table's row type
 
@@ -266,7 +266,7 @@ create function relief._create_score_function(d relief.detector, label text, aga
   set search_path = pg_catalog, pg_temp
 as $$
 begin
-  -- A string body: with a parsed one, ALTER TABLE … ALTER TYPE would fail because a function uses the row type.
+  -- A string body: with a parsed one, ALTER TABLE ... ALTER TYPE would fail because a function uses the row type.
   perform relief._change_catalog(array[format($sql$
 create %s function %I.relief_score(o %s)
   returns pg_catalog.float8

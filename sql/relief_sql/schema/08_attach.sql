@@ -9,7 +9,7 @@ as $$
   values
     ('relief_anomaly_score'::name, 'double precision'::regtype, 'Relief: anomaly score, in (0, 1], higher = more anomalous; NULL if not scored.'),
     ('relief_is_anomaly', 'boolean', 'Relief: whether the row is an anomaly, by the detector''s verdict; NULL if that can''t be told.'),
-    ('relief_deviation', 'jsonb', 'Relief: feature -> deviation from its history; {"state": …} without history, {"error": reason} if that failed.'),
+    ('relief_deviation', 'jsonb', 'Relief: feature -> deviation from its history; {"state": ...} without history, {"error": reason} if that failed.'),
     ('relief_model_version', 'integer', 'Relief: the version of the model that scored the row.')
 $$;
 comment on function relief._companion_columns() is 'Returns the columns that attach adds to a table.';

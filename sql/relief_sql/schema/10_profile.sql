@@ -60,7 +60,7 @@ comment on column relief.profile.season is 'See relief.bucket.';
 comment on column relief.profile.complete is 'Whether every feature has min_history values, so that no coarser level needs to be read.';
 comment on column relief.profile.count is 'Values: neither NULL, NaN nor infinite.';
 comment on column relief.profile.frequencies is
-  'For people to read: {"feature": {"values": {"category": rows, …}, "other": rows, "missing": rows}, …} with the 20 most frequent; NULL without categories.';
+  'For people to read: {"feature": {"values": {"category": rows, ...}, "other": rows, "missing": rows}, ...} with the 20 most frequent; NULL without categories.';
 comment on column relief.profile.spread is '1.4826 times the median absolute deviation, which for a normal distribution is the standard deviation.';
 comment on column relief.profile.figures is 'What the runtime compares with: the level''s number, then six figures of all features.';
 comment on column relief.profile.spread_floor is 'A tenth of the global spread: no history is taken for more constant than that.';

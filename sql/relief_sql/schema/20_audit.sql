@@ -16,7 +16,7 @@ create table relief.audit (
 create index audit_detector_idx on relief.audit (detector, id);
 comment on table relief.audit is 'What was done to detectors: every create, train, promote, attach and so on, with role, time and reason. Entries outlive their detector. Who may act on one may add entries of it by hand too, in no other''s name.';
 comment on column relief.audit.created_by is 'The role that made the detector: the entries of a table that is gone are its.';
-comment on column relief.audit.action is 'The verb: create, train, promote, attach, detach, drop, …';
+comment on column relief.audit.action is 'The verb: create, train, promote, attach, detach, drop, ...';
 comment on column relief.audit.version is 'The version of the model that it was done to; NULL where it was done to the detector.';
 comment on column relief.audit.role is 'Who did it: the role whose rights it took.';
 comment on column relief.audit.login is 'As whom the session had logged in, before any SET ROLE.';
