@@ -9,8 +9,9 @@ from tests.bench.measure import medians, say, seconds
 from tests.bench.result import Bar, Result
 from tests.bench.server import Connection, add_kernel, connect, server, trained_server
 
-# How many histories there are to judge the rows of each table by.
-ENTITIES = {"many": 1_000_000, "few": 1_000, "one": 0}
+# Of each table, how many entities its rows are of, and how many of these have a history.
+MANY = 1_000_000
+ENTITIES = {"many": (MANY, MANY), "few": (1_000, 1_000), "none": (MANY, 0), "one": (0, 0)}
 INSERTED_ROWS = 20_000
 COPIES = 9
 NEW_ROWS = 10_000
@@ -18,9 +19,9 @@ EXPLAINED_ROWS = 5_000
 
 
 def entities() -> list[Result]:
-    """Measure bulk inserts into tables of a million histories, of a thousand, and of one for all rows."""
+    """Measure bulk inserts judged by a million histories of entities, by a thousand, by none, and without entities."""
     with server() as cluster, connect(cluster) as connection:
-        for table, count in ENTITIES.items():
+        for table, (count, histories) in ENTITIES.items():
             connection.execute(f"create table {table} (like flights including all)")  # type: ignore[arg-type]
             connection.execute(f"alter table {table} alter id restart with 1000000")  # type: ignore[arg-type]
             connection.execute(
@@ -32,13 +33,13 @@ def entities() -> list[Result]:
             )
             _train(cluster.dsn(), table)
             connection.execute("select relief.attach(%s)", [table])
-            say(f"  {count:,} histories")
+            say(f"  {count:,} entities, {histories:,} with a history")
             connection.execute(
                 "insert into relief.profile select d.id, jsonb_build_array(n)::text, g.season, g.rows, true, g.count,"
                 " g.mean, g.stddev, g.median, g.spread, g.spread_floor, g.p01, g.p99, g.minimum, g.maximum, g.null_rate"
                 " from relief.detector as d join relief.profile as g on g.detector_id = d.id and g.entity = '',"
                 " generate_series(100000, %s) as n where d.name = %s",
-                [100_000 + count - 1, table],
+                [100_000 + histories - 1, table],
             )
         # As autovacuum leaves it: without, each first look at a row would write its page.
         connection.execute("vacuum analyze relief.profile")
@@ -48,7 +49,7 @@ def entities() -> list[Result]:
                 f"insert into {table} (year, month, day, sched_dep_time, sched_arr_time, carrier, flight, origin, dest,"
                 " hour, minute, time_hour, dep_delay, arr_delay, air_time, distance)"
                 " select year, month, day, sched_dep_time, sched_arr_time, carrier,"
-                f" 100000 + floor(random() * {ENTITIES[table]})::integer, origin, dest, hour, minute, time_hour,"
+                f" 100000 + floor(random() * {ENTITIES[table][0]})::integer, origin, dest, hour, minute, time_hour,"
                 f" dep_delay, arr_delay, air_time, distance from flights limit {INSERTED_ROWS}"
             )
             return seconds(lambda: connection.execute(statement))
@@ -56,7 +57,7 @@ def entities() -> list[Result]:
         def compare(scored_by: str, bar: Bar | None) -> list[Result]:
             taken = medians(5, {table: lambda t=table: into(t) for table in ENTITIES})
             us = {table: seconds / INSERTED_ROWS * 1e6 for table, seconds in taken.items()}
-            what = f"insert judged by {scored_by}, by one of {ENTITIES['many']:,} histories"
+            what = f"insert judged by {scored_by}, by one of {MANY:,} histories"
             return [
                 Result(
                     f"{what}, against {words}",
@@ -64,7 +65,11 @@ def entities() -> list[Result]:
                     bar=bar if table == "one" else None,
                     detail=f"{us['many']:.1f} / {us[table]:.1f} us a row",
                 )
-                for table, words in (("one", "the one of all rows"), ("few", f"one of {ENTITIES['few']:,}"))
+                for table, words in (
+                    ("one", "the one of all rows"),
+                    ("few", "one of 1,000"),
+                    ("none", "that of all rows, as no entity has one"),
+                )
             ]
 
         results = compare("Python", Bar(1.5))
