@@ -1,4 +1,4 @@
-"""Score many rows at once outside the server, to the bit as it does.
+"""Score many rows at once outside the server, to the bit as the runtime does.
 
 scikit-learn finds the leaves, several times as fast as the runtime; what is made of them is the runtime's arithmetic.
 """

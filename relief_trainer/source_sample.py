@@ -73,7 +73,5 @@ def draw_columns(
     drawn, total = source.sample(columns, request.rows, request.seed)
     if not drawn:
         raise ReliefError(f"{source.name} has no rows", "Give a source that has rows to train on.")
-    rows: Floats = np.empty((len(drawn), len(columns)))
-    for position, row in enumerate(drawn):
-        rows[position] = values.numbers(row, columns, source.name)
+    rows = values.matrix(drawn, columns, source.name)
     return rows, [values.texts(row, columns) for row in drawn], max(total, len(drawn))

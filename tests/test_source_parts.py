@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import inspect
 import json
+import math
 import random
 import textwrap
 from collections import Counter
@@ -126,10 +127,11 @@ def test_what_is_no_number_is_taken_for_none(value: object) -> None:
         values.number(value)
 
 
-def test_a_row_has_a_number_for_each_feature_and_none_for_a_category() -> None:
+def test_a_row_has_a_number_for_each_feature_and_nan_for_a_category() -> None:
     columns: dict[str, type] = {"a": float, "carrier": str, "b": float, "open": str}
     row = [1, "UA", None, True]
-    assert values.numbers(row, columns, "here") == [1.0, None, None, None]
+    (numbers,) = values.matrix([row], columns, "here")
+    assert numbers.tolist() == pytest.approx([1.0, math.nan, math.nan, math.nan], nan_ok=True)
     assert values.texts(row, columns) == ["UA", "true"]
 
 

@@ -158,6 +158,7 @@ class Rule:
                 end = start + width
                 for position in range(count):
                     rows, mean, stddev, median, spread, floor = levels[start + 1 + position : end : count]
+                    # Not even NaN rows are enough.
                     if rows is None or not rows >= min_history or chosen[position] is not None:
                         continue
                     # From what isn't finite nothing lies any number of deviations away.

@@ -18,20 +18,6 @@ from relief_trainer.errors import ReliefError
 SMALLEST = 1e-300
 
 
-def numbers(row: Sequence[Any], columns: Mapping[str, type], source_name: str) -> list[float | None]:
-    """Return a row's numbers in the order of its columns; None is missing, or stands for a category.
-
-    Raises
-    ------
-    ReliefError
-        If a value is no number.
-    """
-    return [
-        value if type(value) is float or value is None else _named(value, name, source_name) if kind is float else None
-        for value, (name, kind) in zip(row, columns.items(), strict=True)
-    ]
-
-
 def matrix(rows: Sequence[Sequence[Any]], columns: Mapping[str, type], source_name: str) -> npt.NDArray[np.float64]:
     """Return the numbers of rows that begin with columns, shape (rows, columns); NaN is missing, or a category's place.
 

@@ -311,7 +311,7 @@ begin
     new.forest := relief._pack(relief._start(), new.checksum, new.document);
     new.forest_checksum := encode(sha256(new.forest), 'hex');
     new.explainer := relief._pack_explainer(relief._start(), new.checksum, new.document);
-  exception when others then
+  exception when invalid_parameter_value or program_limit_exceeded or out_of_memory then
     -- PL/Python puts the name of its exception before what it says, and doesn't know for which detector the document is.
     get stacked diagnostics message = message_text, advice = pg_exception_hint;
     raise exception '%', regexp_replace(message, '^plpy[.]Error: ', '')

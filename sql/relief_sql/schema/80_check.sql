@@ -62,10 +62,14 @@ begin
     return next format('no model is promoted; relief train %s --promote', relief._shell_quoted(d.name));
   end if;
   return query
-    select format('version %s: %s', m.version, relief._damaged(d, m))
+    select format('version %s: %s', m.version, r.reason)
     from relief.model as m
-    where m.detector_id = d.id and relief._damaged(d, m) is not null
-      and (m.version = d.promoted_version or m.version = (select s.version from relief.shadow as s where s.detector_id = d.id));
+    cross join lateral (
+      select case when m.version = d.promoted_version or exists (select from relief.shadow as s where s.detector_id = d.id and s.version = m.version)
+                  then relief._damaged(d, m) end
+      -- Or it would be asked twice.
+      offset 0) as r (reason)
+    where m.detector_id = d.id and r.reason is not null;
   if relief._trigger_function(d) is not null then
     return query select * from relief._check_attached(d);
   end if;
