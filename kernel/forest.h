@@ -11,6 +11,7 @@
 
 #define MAX_FEATURES 1600
 #define MAX_TREES 2000
+#define EXIT_SIZE 3				/* bytes that hold the number of a block */
 
 /* How the machine goes through blocks; a path needs a processor that has it. */
 typedef enum WalkPath { PORTABLE, AVX2, AVX512VL } WalkPath;
@@ -21,7 +22,7 @@ typedef struct Block
 	float		cut[7];			/* a row goes right if its value, as float32, is greater */
 	uint8_t		feature[7];
 	uint8_t		missing_right;	/* a bit a split: a missing value goes right */
-	uint8_t		exits[8][3];	/* the next blocks, see forest_exit */
+	uint8_t		exits[8 * EXIT_SIZE];	/* the next blocks, see forest_exit */
 	uint8_t		padding[4];
 } Block;
 
@@ -50,13 +51,16 @@ typedef struct Forest
 	size_t		encoders;		/* where in the packed bytes the encoders begin */
 } Forest;
 
-/* Three bytes hold the number of a block, in the machine's order: read as four, of which the last, or first, is cut off. */
+/*
+ * Returns where an exit leads to, given at which byte of the exits it begins: in the machine's order, read as four bytes, of
+ * which the last, or first, is cut off.
+ */
 static inline uint32_t
-forest_exit(const Block *block, uint32_t exit)
+forest_exit(const Block *block, uint32_t begins)
 {
 	uint32_t	next;
 
-	memcpy(&next, block->exits[exit], sizeof(next));
+	memcpy(&next, block->exits + begins, sizeof(next));
 	return __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__ ? next >> 8 : next & 0xffffff;
 }
 
@@ -65,7 +69,7 @@ forest_set_exit(Block *block, uint32_t exit, uint32_t next)
 {
 	if (__BYTE_ORDER__ == __ORDER_BIG_ENDIAN__)
 		next <<= 8;
-	memcpy(block->exits[exit], &next, sizeof(block->exits[exit]));
+	memcpy(block->exits + exit * EXIT_SIZE, &next, EXIT_SIZE);
 }
 
 /* Where memory comes from; nothing is given back, the caller owns both places. */

@@ -22,7 +22,7 @@ exit_portable(const Block *block, const float *row, bool missing)
 	uint32_t	first = goes_right(block, row, 0, missing);
 	uint32_t	second = goes_right(block, row, 1 + first, missing);
 
-	return 4 * first + 2 * second + goes_right(block, row, 3 + 2 * first + second, missing);
+	return EXIT_SIZE * (4 * first + 2 * second + goes_right(block, row, 3 + 2 * first + second, missing));
 }
 
 #define PATH portable
@@ -32,15 +32,15 @@ exit_portable(const Block *block, const float *row, bool missing)
 
 #if defined(__x86_64__)
 
-/* The exit, given a bit a split: whether the row goes right. */
+/* Where the exit begins, given a bit a split: whether the row goes right. The eighth bit is of what isn't a split. */
 #define FIRST(bits) ((bits) & 1)
 #define SECOND(bits) ((bits) >> (1 + FIRST(bits)) & 1)
 #define THIRD(bits) ((bits) >> (3 + 2 * FIRST(bits) + SECOND(bits)) & 1)
-#define OF_1(bits) (4 * FIRST(bits) + 2 * SECOND(bits) + THIRD(bits))
+#define OF_1(bits) (EXIT_SIZE * (4 * FIRST(bits) + 2 * SECOND(bits) + THIRD(bits)))
 #define OF_4(bits) OF_1(bits), OF_1((bits) + 1), OF_1((bits) + 2), OF_1((bits) + 3)
 #define OF_16(bits) OF_4(bits), OF_4((bits) + 4), OF_4((bits) + 8), OF_4((bits) + 12)
 #define OF_64(bits) OF_16(bits), OF_16((bits) + 16), OF_16((bits) + 32), OF_16((bits) + 48)
-static const uint8_t exit_of[128] = {OF_64(0), OF_64(64)};
+static const uint8_t exit_of[256] = {OF_64(0), OF_64(64), OF_64(0), OF_64(64)};
 
 /* Of a row too wide for registers, the block's values one by one. */
 #define PICKED(n) row[block->feature[n]]
@@ -53,7 +53,7 @@ exit_avx2(const Block *block, const float *row, int width, bool missing)
 	__m256i		features = FEATURES(block);
 	__m256		values,
 				cuts = _mm256_loadu_ps(block->cut);
-	uint32_t	right;
+	uint8_t		right;
 
 #define PERMUTED(from) _mm256_permutevar8x32_ps(_mm256_loadu_ps(row + (from)), features)
 #define UPPER(bit) _mm256_castsi256_ps(_mm256_slli_epi32(features, 31 - (bit)))
@@ -62,10 +62,10 @@ exit_avx2(const Block *block, const float *row, int width, bool missing)
 #undef SIXTEEN
 #undef UPPER
 #undef PERMUTED
-	right = (uint32_t) _mm256_movemask_ps(_mm256_cmp_ps(values, cuts, _CMP_GT_OQ));
+	right = (uint8_t) _mm256_movemask_ps(_mm256_cmp_ps(values, cuts, _CMP_GT_OQ));
 	if (missing)
-		right |= (uint32_t) _mm256_movemask_ps(_mm256_cmp_ps(values, values, _CMP_UNORD_Q)) & block->missing_right;
-	return exit_of[right & 127];
+		right |= (uint8_t) _mm256_movemask_ps(_mm256_cmp_ps(values, values, _CMP_UNORD_Q)) & block->missing_right;
+	return exit_of[right];
 }
 
 #define PATH avx2
@@ -79,7 +79,7 @@ exit_avx512vl(const Block *block, const float *row, int width, bool missing)
 	__m256i		features = FEATURES(block);
 	__m256		values,
 				cuts = _mm256_loadu_ps(block->cut);
-	uint32_t	right;
+	uint8_t		right;
 
 #define SIXTEEN(from) _mm256_permutex2var_ps(_mm256_loadu_ps(row + (from)), features, _mm256_loadu_ps(row + (from) + 8))
 	values = width == 8 ? _mm256_permutexvar_ps(features, _mm256_loadu_ps(row)) : width == 16 ? SIXTEEN(0) :
@@ -88,7 +88,7 @@ exit_avx512vl(const Block *block, const float *row, int width, bool missing)
 	right = _mm256_cmp_ps_mask(values, cuts, _CMP_GT_OQ);
 	if (missing)
 		right |= _mm256_cmp_ps_mask(values, values, _CMP_UNORD_Q) & block->missing_right;
-	return exit_of[right & 127];
+	return exit_of[right];
 }
 
 #define PATH avx512vl

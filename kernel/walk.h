@@ -1,7 +1,7 @@
 /*
  * The walk through the blocks of all trees, stage by stage: trees don't wait for each other, and nothing branches on the row.
- * Included once a path, which defines PATH, its name, TARGET, what it needs of the processor, and EXIT, which returns the exit
- * that a row takes from a block, given the row, how many values it is padded to, and whether any is missing.
+ * Included once a path, which defines PATH, its name, TARGET, what it needs of the processor, and EXIT, which returns where the
+ * exit begins that a row takes from a block, given the row, how many values it is padded to, and whether any is missing.
  */
 #define JOINED(name, path) name##_##path
 #define NAME(name, path) JOINED(name, path)
@@ -10,24 +10,31 @@ TARGET static inline __attribute__((always_inline)) double
 NAME(walk_width, PATH) (const Forest *forest, const float *row, int width, bool missing)
 {
 	uint32_t	at[MAX_TREES];
+	uint32_t	stages = forest->stage_count;
+	bool		end_together = stages > 0 && forest->walking[stages - 1] == forest->tree_count;
 	double		length = 0;
 
+#define NEXT(tree) forest_exit(&forest->blocks[at[tree]], EXIT(&forest->blocks[at[tree]], row, width, missing))
 	memcpy(at, forest->first, forest->tree_count * sizeof(uint32_t));
-	for (uint32_t stage = 0; stage < forest->stage_count; stage++)
+	for (uint32_t stage = 0; stage < stages - end_together; stage++)
 	{
 		uint32_t	walking = forest->walking[stage];
 
 		for (uint32_t tree = 0; tree < walking; tree++)
-		{
-			const Block *block = &forest->blocks[at[tree]];
-
-			at[tree] = forest_exit(block, EXIT(block, row, width, missing));
-		}
+			at[tree] = NEXT(tree);
 	}
-	/* In the order of the trees: another order rounds otherwise. */
-	for (uint32_t tree = 0; tree < forest->tree_count; tree++)
-		length += forest->lengths[at[forest->place[tree]]];
+	/*
+	 * In the order of the trees: another order rounds otherwise. Trees that all end in the last stage walk in that order, so each
+	 * is added while the next ones walk.
+	 */
+	if (end_together)
+		for (uint32_t tree = 0; tree < forest->tree_count; tree++)
+			length += forest->lengths[NEXT(tree)];
+	else
+		for (uint32_t tree = 0; tree < forest->tree_count; tree++)
+			length += forest->lengths[at[forest->place[tree]]];
 	return length;
+#undef NEXT
 }
 
 TARGET static double
