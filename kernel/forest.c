@@ -6,9 +6,6 @@
 static const char magic[16] = "relief forest 1\n";
 
 #define MAX_NODES 2000000
-#define LEVELS 3				/* of a block */
-#define SPLITS 7
-#define EXITS 8
 
 /* A packed forest as it lies in the bytes, tree after tree, each in preorder. */
 typedef struct Packed
@@ -92,25 +89,39 @@ fits_blocks(const Packed *packed)
 	return true;
 }
 
+/* How many stages a tree has after its first levels. */
 static uint32_t
-stages_of(const Packed *packed, uint32_t root)
+stages_of(const Forest *forest, const Packed *packed, uint32_t root)
 {
-	return (packed->heights[root] + LEVELS - 1) / LEVELS;
+	uint32_t	height = packed->heights[root];
+
+	return height > forest->start_levels ? (height - forest->start_levels + LEVELS - 1) / LEVELS : 0;
 }
 
-/* Puts trees of many stages first, keeping their order else, and counts how many walk through each stage. */
-static void
-order_trees(Forest *forest, const Packed *packed, const uint32_t *roots, const Memory *memory)
+/* As many levels as leave whole blocks below: that makes fewest blocks. */
+static uint32_t
+top_levels(uint32_t height)
 {
-	uint32_t	place = 0;
+	return height == 0 ? 1 : (height - 1) % LEVELS + 1;
+}
+
+/* Puts trees of many stages first, keeping their order else, and counts how many walk through each stage. Orders roots, too. */
+static void
+order_trees(Forest *forest, const Packed *packed, const uint32_t *roots, uint32_t *ordered, const Memory *memory)
+{
+	uint32_t	highest = 0,
+				place = 0;
 
 	for (uint32_t tree = 0; tree < forest->tree_count; tree++)
-		if (stages_of(packed, roots[tree]) > forest->stage_count)
-			forest->stage_count = stages_of(packed, roots[tree]);
+		if (packed->heights[roots[tree]] > packed->heights[roots[highest]])
+			highest = tree;
+	forest->start_levels = top_levels(packed->heights[roots[highest]]);
+	forest->stage_count = stages_of(forest, packed, roots[highest]);
+	forest->place = memory->allocate(memory->kept, forest->tree_count * sizeof(uint32_t));
 	forest->walking = memory->allocate(memory->kept, (forest->stage_count + 1) * sizeof(uint32_t));
 	memset(forest->walking, 0, (forest->stage_count + 1) * sizeof(uint32_t));
 	for (uint32_t tree = 0; tree < forest->tree_count; tree++)
-		forest->walking[stages_of(packed, roots[tree])]++;
+		forest->walking[stages_of(forest, packed, roots[tree])]++;
 	/* From how many trees have so many stages to where these begin, then to where they end: how many have more. */
 	for (uint32_t stages = forest->stage_count + 1; stages-- > 0;)
 	{
@@ -121,8 +132,8 @@ order_trees(Forest *forest, const Packed *packed, const uint32_t *roots, const M
 	}
 	for (uint32_t tree = 0; tree < forest->tree_count; tree++)
 	{
-		forest->place[tree] = forest->walking[stages_of(packed, roots[tree])]++;
-		forest->first[forest->place[tree]] = roots[tree];
+		forest->place[tree] = forest->walking[stages_of(forest, packed, roots[tree])]++;
+		ordered[forest->place[tree]] = roots[tree];
 	}
 	for (uint32_t stages = 0; stages < forest->stage_count; stages++)
 		forest->walking[stages] = forest->walking[stages + 1];
@@ -166,14 +177,12 @@ collect_lengths(Forest *forest, const Packed *packed, uint32_t *block_of, const 
 }
 
 /*
- * Finds the nodes of a block: seven to split at, then eight where it leads to. As many levels as leave whole blocks below, which
- * makes fewest blocks; from there on, and below a leaf, a node stands for itself and all that would be below it.
+ * Finds the nodes of the first levels below a root: seven to split at, then eight. Below a leaf, and from there on where the
+ * levels end, a node stands for itself and all that would be below it.
  */
 static void
-find_nodes(const Packed *packed, uint32_t root, uint32_t nodes[SPLITS + EXITS])
+find_nodes(const Packed *packed, uint32_t root, uint32_t levels, uint32_t nodes[SPLITS + EXITS])
 {
-	uint32_t	levels = (packed->heights[root] - 1) % LEVELS + 1;
-
 	nodes[0] = root;
 	for (uint32_t split = 0; split < SPLITS; split++)
 	{
@@ -187,55 +196,89 @@ find_nodes(const Packed *packed, uint32_t root, uint32_t nodes[SPLITS + EXITS])
 }
 
 static void
+find_block_nodes(const Packed *packed, uint32_t root, uint32_t nodes[SPLITS + EXITS])
+{
+	find_nodes(packed, root, top_levels(packed->heights[root]), nodes);
+}
+
+/* Fills in a split, and which bit says where a missing value goes. Where a node stands for what is below it, all rows go left. */
+static void
+fill_split(const Packed *packed, const uint32_t *nodes, uint32_t split, float *cut, uint8_t *feature, uint8_t *missing_right, uint32_t bit)
+{
+	uint32_t	node = nodes[split];
+
+	*cut = INFINITY;
+	if (nodes[2 * split + 1] == node)
+		return;
+	*cut = (float) packed->cuts[node];
+	*feature = (uint8_t) packed->features[node];
+	*missing_right |= (uint8_t) (!packed->missing_left[node] << bit);
+}
+
+static void
 fill_block(Block *block, const Packed *packed, uint32_t root, const uint32_t *block_of)
 {
 	uint32_t	nodes[SPLITS + EXITS];
 
 	memset(block, 0, sizeof(Block));
-	find_nodes(packed, root, nodes);
+	find_block_nodes(packed, root, nodes);
 	for (uint32_t split = 0; split < SPLITS; split++)
-	{
-		uint32_t	node = nodes[split];
-
-		/* Where a node stands for what is below it, all rows go left. */
-		block->cut[split] = INFINITY;
-		if (nodes[2 * split + 1] == node)
-			continue;
-		block->cut[split] = (float) packed->cuts[node];
-		block->feature[split] = (uint8_t) packed->features[node];
-		block->missing_right |= (uint8_t) (!packed->missing_left[node] << split);
-	}
+		fill_split(packed, nodes, split, &block->cut[split], &block->feature[split], &block->missing_right, split);
 	for (uint32_t exit = 0; exit < EXITS; exit++)
 		forest_set_exit(block, exit, block_of[nodes[SPLITS + exit]]);
 }
 
-/* Lays the forest out in blocks: leaves first, one for each path length, then stage by stage. */
+/* Fills in one of the trees of a start. */
 static void
-lay_out_blocks(Forest *forest, const Packed *packed, const Memory *memory)
+fill_start(const Forest *forest, uint32_t place, const Packed *packed, const uint32_t nodes[SPLITS + EXITS], const uint32_t *block_of)
+{
+	Start	   *start = &forest->starts[place / ABREAST];
+	uint32_t	n = place % ABREAST;
+	uint32_t	exits = UINT32_C(1) << forest->start_levels;
+
+	for (uint32_t split = 0; split < exits - 1; split++)
+		fill_split(packed, nodes, split, &start->cut[split][n], &start->feature[split][n], &start->missing_right[split], n);
+	for (uint32_t exit = 0; exit < exits; exit++)
+		start->next[exit][n] = block_of[nodes[exits - 1 + exit]];
+}
+
+/* Takes note of blocks that are to be made: below so many nodes, unless they are leaves. */
+static void
+begin_blocks(const uint32_t *nodes, uint32_t node_count, uint32_t *block_of, uint32_t leaves, uint32_t *begun, uint32_t *count)
+{
+	for (uint32_t n = 0; n < node_count; n++)
+		if (block_of[nodes[n]] == UINT32_MAX)
+		{
+			block_of[nodes[n]] = leaves + *count;
+			begun[(*count)++] = nodes[n];
+		}
+}
+
+/* Lays the forest out in starts and blocks: leaves first, one for each path length, then stage by stage. */
+static void
+lay_out_blocks(Forest *forest, const Packed *packed, const uint32_t *roots, const Memory *memory)
 {
 	uint32_t   *block_of = memory->allocate(memory->scratch, packed->nodes * sizeof(uint32_t));
 	uint32_t	leaves = collect_lengths(forest, packed, block_of, memory);
 	uint32_t   *begun = memory->allocate(memory->scratch, packed->nodes * sizeof(uint32_t));
-	uint32_t	count = 0;
+	uint32_t	count = 0,
+				start_count = (forest->tree_count + ABREAST - 1) / ABREAST,
+				exits = UINT32_C(1) << forest->start_levels;
+	uint32_t	nodes[SPLITS + EXITS];
 	uint8_t    *space;
 
+	forest->starts = memory->allocate(memory->kept, start_count * sizeof(Start));
+	memset(forest->starts, 0, start_count * sizeof(Start));
 	for (uint32_t place = 0; place < forest->tree_count; place++)
-		if (block_of[forest->first[place]] == UINT32_MAX)
-		{
-			block_of[forest->first[place]] = leaves + count;
-			begun[count++] = forest->first[place];
-		}
+	{
+		find_nodes(packed, roots[place], forest->start_levels, nodes);
+		begin_blocks(nodes + exits - 1, exits, block_of, leaves, begun, &count);
+		fill_start(forest, place, packed, nodes, block_of);
+	}
 	for (uint32_t block = 0; block < count; block++)
 	{
-		uint32_t	nodes[SPLITS + EXITS];
-
-		find_nodes(packed, begun[block], nodes);
-		for (uint32_t exit = 0; exit < EXITS; exit++)
-			if (block_of[nodes[SPLITS + exit]] == UINT32_MAX)
-			{
-				block_of[nodes[SPLITS + exit]] = leaves + count;
-				begun[count++] = nodes[SPLITS + exit];
-			}
+		find_block_nodes(packed, begun[block], nodes);
+		begin_blocks(nodes + SPLITS, EXITS, block_of, leaves, begun, &count);
 	}
 	space = memory->allocate(memory->kept, (leaves + count + 1) * sizeof(Block));
 	forest->blocks = (Block *) (space + (-(uintptr_t) space) % sizeof(Block));
@@ -251,13 +294,13 @@ lay_out_blocks(Forest *forest, const Packed *packed, const Memory *memory)
 	}
 	for (uint32_t block = 0; block < count; block++)
 		fill_block(&forest->blocks[leaves + block], packed, begun[block], block_of);
-	for (uint32_t place = 0; place < forest->tree_count; place++)
-		forest->first[place] = block_of[forest->first[place]];
 }
 
 static void
-lay_out_nodes(Forest *forest, const Packed *packed, const Memory *memory)
+lay_out_nodes(Forest *forest, const Packed *packed, const uint32_t *roots, const Memory *memory)
 {
+	forest->first = memory->allocate(memory->kept, forest->tree_count * sizeof(uint32_t));
+	memcpy(forest->first, roots, forest->tree_count * sizeof(uint32_t));
 	forest->nodes = memory->allocate(memory->kept, packed->nodes * sizeof(TreeNode));
 	for (uint32_t node = 0; node < packed->nodes; node++)
 		forest->nodes[node] = (TreeNode) {packed->cuts[node], packed->steps[node], packed->features[node], packed->missing_left[node]};
@@ -313,19 +356,16 @@ forest_read(const uint8_t *bytes, size_t length, const Memory *memory, const cha
 	*why = "its trees have not as many nodes as it has";
 	if (root != packed.nodes)
 		return NULL;
-	forest->first = memory->allocate(memory->kept, forest->tree_count * sizeof(uint32_t));
-	forest->place = memory->allocate(memory->kept, forest->tree_count * sizeof(uint32_t));
 	forest->in_blocks = fits_blocks(&packed);
 	if (forest->in_blocks)
 	{
-		order_trees(forest, &packed, roots, memory);
-		lay_out_blocks(forest, &packed, memory);
+		uint32_t   *ordered = memory->allocate(memory->scratch, forest->tree_count * sizeof(uint32_t));
+
+		order_trees(forest, &packed, roots, ordered, memory);
+		lay_out_blocks(forest, &packed, ordered, memory);
 	}
 	else
-	{
-		memcpy(forest->first, roots, forest->tree_count * sizeof(uint32_t));
-		lay_out_nodes(forest, &packed, memory);
-	}
+		lay_out_nodes(forest, &packed, roots, memory);
 	*why = NULL;
 	return forest;
 }

@@ -11,18 +11,31 @@
 
 #define MAX_FEATURES 1600
 #define MAX_TREES 2000
+#define LEVELS 3				/* that are walked at once */
+#define SPLITS 7				/* of so many levels */
+#define EXITS 8
 #define EXIT_SIZE 3				/* bytes that hold the number of a block */
+#define ABREAST 8				/* trees that are walked at once through their first levels */
 
 /* How the machine goes through blocks; a path needs a processor that has it. */
 typedef enum WalkPath { PORTABLE, AVX2, AVX512VL } WalkPath;
 
-/* Three levels of a tree in one cache line: seven splits, the root first, then the next level, then the last; eight exits. */
+/* The first levels of several trees: at each split, the root first, then the next level, what each of them has there. */
+typedef struct Start
+{
+	float		cut[SPLITS][ABREAST];	/* a row goes right if its value, as float32, is greater */
+	uint8_t		feature[SPLITS][ABREAST];
+	uint8_t		missing_right[SPLITS];	/* a bit a tree: a missing value goes right */
+	uint32_t	next[EXITS][ABREAST];	/* the blocks that the exits lead to */
+} Start;
+
+/* Three levels of a tree in one cache line, as they are in a start. */
 typedef struct Block
 {
-	float		cut[7];			/* a row goes right if its value, as float32, is greater */
-	uint8_t		feature[7];
-	uint8_t		missing_right;	/* a bit a split: a missing value goes right */
-	uint8_t		exits[8 * EXIT_SIZE];	/* the next blocks, see forest_exit */
+	float		cut[SPLITS];
+	uint8_t		feature[SPLITS];
+	uint8_t		missing_right;	/* a bit a split */
+	uint8_t		exits[EXITS * EXIT_SIZE];	/* the next blocks, see forest_exit */
 	uint8_t		padding[4];
 } Block;
 
@@ -41,12 +54,14 @@ typedef struct Forest
 	uint32_t	feature_count;
 	uint32_t	tree_count;
 	bool		in_blocks;		/* else in nodes */
-	uint32_t	stage_count;
-	uint32_t   *first;			/* the block, or the node, in which each tree begins; trees of many stages come first */
-	uint32_t   *place;			/* of each tree, where it comes; only in blocks */
+	uint32_t	start_levels;	/* how many levels starts hold */
+	uint32_t	stage_count;	/* blocks on the longest way from there to a leaf */
+	Start	   *starts;			/* of all trees; trees of many stages come first */
+	uint32_t   *place;			/* of each tree, where it comes */
 	uint32_t   *walking;		/* how many trees go through each stage */
 	double	   *lengths;		/* path lengths of the first blocks, which are leaves: all their exits lead to themselves */
 	Block	   *blocks;
+	uint32_t   *first;			/* the node in which each tree begins, where they are in nodes */
 	TreeNode	   *nodes;
 	size_t		encoders;		/* where in the packed bytes the encoders begin */
 } Forest;
