@@ -6,7 +6,9 @@ set -eu
 version=$1
 pg_config=$2
 target=$3
-major=$("$pg_config" --version | sed 's/[^0-9]*\([0-9]*\).*/\1/')
+# What the headers make of a macro may be a function that minor releases before them lack.
+release=$("$pg_config" --version | sed 's/[^0-9]*\([0-9.]*\).*/\1/')
+major=${release%%.*}
 architecture=$(dpkg --print-architecture)
 package=postgresql-$major-relief
 root=$(mktemp -d)
@@ -26,7 +28,7 @@ Package: $package
 Version: $version
 Architecture: $architecture
 Maintainer: Relief
-Depends: postgresql-$major, postgresql-plpython3-$major, libc6 (>= $libc)
+Depends: postgresql-$major (>= $release), postgresql-plpython3-$major, libc6 (>= $libc)
 Installed-Size: $(du -ks "$root" | cut -f1)
 Section: database
 Priority: optional

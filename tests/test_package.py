@@ -28,7 +28,9 @@ def test_package_holds_extension_and_kernel_for_one_version_of_postgresql(tmp_pa
     major = package.name.split("-")[1]
     fields = subprocess.run(["dpkg-deb", "-f", package], check=True, capture_output=True, text=True).stdout
     assert f"Package: postgresql-{major}-relief\nVersion: {__version__}\n" in fields
-    assert f"Depends: postgresql-{major}, postgresql-plpython3-{major}, libc6 (>= 2." in fields
+    release = subprocess.run([pg_config, "--version"], check=True, capture_output=True, text=True).stdout.split()[1]
+    assert release.split(".")[0] == major
+    assert f"Depends: postgresql-{major} (>= {release}), postgresql-plpython3-{major}, libc6 (>= 2." in fields
     listed = subprocess.run(["dpkg-deb", "-c", package], check=True, capture_output=True, text=True).stdout
     owners = {line.split()[1] for line in listed.splitlines()}
     files = {line.split()[5] for line in listed.splitlines() if line.startswith("-")}
