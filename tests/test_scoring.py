@@ -77,12 +77,33 @@ def test_infinities_and_nan_are_scored_by_name(orders: Connection) -> None:
         ('{"zz": 1}', "42703", 'column "zz" of table shop.orders does not exist', "The detector reads: a, b."),
         ("[1]", "22023", 'row for detector "orders" is array, not a JSON object', "'{\"amount\": 12.5}'"),
         (None, "22023", 'row for detector "orders" is NULL, not a JSON object', "column names and values"),
-        ('{"a": "many"}', "22P02", 'invalid input syntax for type integer: "many"', ""),
+        (
+            '{"a": "many"}',
+            "22P02",
+            'value of column "a" of table shop.orders cannot be taken: invalid input syntax for type integer: "many"',
+            "Give one of type integer, or leave the column out.",
+        ),
+        (
+            '{"b": 1, "a": 3000000000}',
+            "22003",
+            'value of column "a" of table shop.orders cannot be taken: '
+            'value "3000000000" is out of range for type integer',
+            "Give one of type integer, or leave the column out.",
+        ),
+        (
+            '{"grade": 7}',
+            "23514",
+            'value of column "grade" of table shop.orders cannot be taken: '
+            'value for domain shop.grade violates check constraint "grade_check"',
+            "Give one of type shop.grade, or leave the column out.",
+        ),
     ],
 )
 def test_wrong_rows_are_refused(orders: Connection, row: str | None, sqlstate: str, message: str, hint: str) -> None:
+    query(orders, "create domain shop.grade as integer check (value < 7)")
+    query(orders, "alter table shop.orders add column grade shop.grade")
     train(orders, "orders")
-    for verb in ("relief.score", "relief.detect"):
+    for verb in ("relief.score", "relief.detect", "relief.explain"):
         with refused(sqlstate, message, hint):
             query(orders, f"select {verb}('orders', %s)", row)
 

@@ -52,6 +52,8 @@ create function relief._require_columns(target relief._target, row_values jsonb)
 as $$
 declare
   unknown text;
+  populate constant text := format('select from jsonb_populate_record(null::%s, $1)', target.relation);
+  given record;
 begin
   if row_values is null or jsonb_typeof(row_values) <> 'object' then
     raise exception 'row for detector "%" is %, not a JSON object', target.detector, coalesce(jsonb_typeof(row_values), 'NULL')
@@ -68,9 +70,26 @@ begin
             hint = case when unknown = any (target.columns) then relief._table_changed()
                         else format('The detector reads: %s.', array_to_string(target.columns, ', ')) end;
   end if;
+  -- A value that isn't of its column's type is the caller's mistake, whatever the policy. Which one it is, PostgreSQL doesn't say.
+  begin
+    execute populate using row_values;
+  exception when data_exception or integrity_constraint_violation or datatype_mismatch or raise_exception then
+    for given in select * from jsonb_each(row_values) loop
+      begin
+        execute populate using jsonb_build_object(given.key, given.value);
+      exception when others then
+        raise exception 'value of column "%" of table % cannot be taken: %', given.key, target.relation, sqlerrm
+          using errcode = sqlstate,
+                hint = format('Give one of type %s, or leave the column out.', (
+                  select format_type(atttypid, atttypmod) from pg_attribute where attrelid = target.relation and attname = given.key));
+      end;
+    end loop;
+    raise;
+  end;
 end
 $$;
-comment on function relief._require_columns(relief._target, jsonb) is 'Raises an error for a row that isn''t an object of columns of the detector''s table.';
+comment on function relief._require_columns(relief._target, jsonb) is
+  'Raises an error for a row that isn''t an object of columns of the detector''s table, each with a value of its type.';
 
 create function relief.detect(
     detector text,
@@ -92,8 +111,7 @@ declare
   judgement jsonb;
 begin
   perform relief._require_columns(target, row_values);
-  -- A value that isn't of its column's type is the caller's mistake, an expression that fails is the row's: the policy decides.
-  execute format('select from jsonb_populate_record(null::%s, $1)', target.relation) using row_values;
+  -- An expression that fails is the row's fault: the policy decides.
   begin
     execute format('select %s, %s from %s as o', target.features, target.categories, target.source)
       into numbers, categories using row_values;
