@@ -133,6 +133,7 @@ def test_vacuum_goes_on_until_nothing_is_past_its_limit(shop: Database) -> None:
 
 def test_vacuum_tells_who_has_missed_what_and_unknown_detectors(shop: Database) -> None:
     _leave_events(shop, "orders", 2)
+    shop.query("update relief.detector set created_at = '2000-01-01'")
     shop.query("select relief.subscribe('orders', 'mailer', '-infinity')")
     shop.query("update relief.subscription set moved_at = '2020-01-02'")
     warning, hint = relief(shop, "vacuum", "orders", "--json").stderr.splitlines()

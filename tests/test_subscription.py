@@ -127,6 +127,17 @@ def test_a_reader_begins_at_a_moment_or_with_what_comes(orders: Connection) -> N
     assert query(orders, told, "new") == [503]
 
 
+def test_a_reader_is_told_nothing_of_a_former_detector_of_the_same_name(orders: Connection) -> None:
+    query(orders, LOW)
+    query(orders, "select relief.drop_detector('orders', drop_columns => true)")
+    query(orders, "drop table shop.orders")
+    attach_orders(orders, schema=False)
+    query(orders, LOW)
+    query(orders, "select relief.subscribe('orders', 'all', '-infinity')")
+    assert value(orders, "select count(*) from relief.event where detector = 'orders'") == 2
+    assert len(query(orders, "select from relief.next_events('orders', 'all')")) == 1
+
+
 def test_what_is_told_of_an_event_is_all_that_an_application_needs(orders: Connection) -> None:
     query(orders, "insert into shop.orders (a, b) values (-2, 1), (2, -6)")
     anomaly, failure = query(orders, "select content from relief.next_events('orders', 'mailer')")

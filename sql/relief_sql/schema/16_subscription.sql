@@ -59,8 +59,9 @@ begin
     raise exception 'the name of the subscription is empty'
       using errcode = 'invalid_parameter_value', hint = 'Name it as what reads: ''mailer''.';
   end if;
+  -- Events outlive their detector: those before this one are of another that had its name.
   insert into relief.subscription as s (detector_id, name, since, seen)
-  values (d.id, subscription, coalesce($3, '-infinity'), case when $3 is null then pg_current_snapshot() end)
+  values (d.id, subscription, greatest($3, d.created_at), case when $3 is null then pg_current_snapshot() end)
   on conflict do nothing;
   return found;
 end
