@@ -7,15 +7,21 @@ static const char magic[16] = "relief forest 1\n";
 
 #define MAX_NODES 2000000
 
+/* Numbers as they lie in the bytes, anywhere: a copy would touch as much memory again, which takes longer than to read it. */
+#define STORED __attribute__((packed, may_alias))
+typedef struct STORED StoredShort { int16_t value; } StoredShort;
+typedef struct STORED StoredUint { uint32_t value; } StoredUint;
+typedef struct STORED StoredDouble { double value; } StoredDouble;
+
 /* A packed forest as it lies in the bytes, tree after tree, each in preorder. */
 typedef struct Packed
 {
 	uint32_t	nodes;
-	uint32_t   *sizes;			/* of each tree */
-	int16_t    *features;
-	int8_t	   *missing_left;
-	uint32_t   *steps;
-	double	   *cuts;
+	const StoredUint *sizes;	/* of each tree */
+	const StoredShort *features;
+	const int8_t *missing_left;
+	const StoredUint *steps;
+	const StoredDouble *cuts;
 	uint32_t   *heights;		/* levels of splits below and with a node; 0: a leaf */
 } Packed;
 
@@ -24,21 +30,18 @@ typedef struct Reader
 	const uint8_t *bytes;
 	size_t		length;
 	size_t		position;
-	const Memory *memory;
 } Reader;
 
-/* Returns a copy of the next values, aligned; NULL if there aren't as many. */
-static void *
+/* Returns where the next values are; NULL if there aren't as many. */
+static const void *
 next(Reader *reader, size_t count, size_t size)
 {
-	void	   *copy;
+	const void *values = reader->bytes + reader->position;
 
 	if (count > (reader->length - reader->position) / size)
 		return NULL;
-	copy = reader->memory->allocate(reader->memory->scratch, count * size);
-	memcpy(copy, reader->bytes + reader->position, count * size);
 	reader->position += count * size;
-	return copy;
+	return values;
 }
 
 /* Checks one tree, last node first, and fills in its heights. */
@@ -47,11 +50,11 @@ check_tree(Packed *packed, uint32_t root, uint32_t end, uint32_t feature_count, 
 {
 	for (uint32_t node = end; node-- > root;)
 	{
-		double		cut = packed->cuts[node];
+		double		cut = packed->cuts[node].value;
 
-		if (packed->features[node] < 0)
+		if (packed->features[node].value < 0)
 		{
-			if (packed->features[node] != -1 || !(cut >= 0 && isfinite(cut)))
+			if (packed->features[node].value != -1 || !(cut >= 0 && isfinite(cut)))
 				return "a leaf is damaged";
 			subtree[node] = 1;
 			packed->heights[node] = 0;
@@ -61,9 +64,9 @@ check_tree(Packed *packed, uint32_t root, uint32_t end, uint32_t feature_count, 
 			uint32_t	left = node + 1;
 			uint32_t	right = left < end ? left + subtree[left] : end;
 
-			if (right >= end || packed->steps[node] != right - node)
+			if (right >= end || packed->steps[node].value != right - node)
 				return "a split has not two children";
-			if (packed->features[node] >= (int64_t) feature_count || isnan(cut) || (packed->missing_left[node] & ~1))
+			if (packed->features[node].value >= (int64_t) feature_count || isnan(cut) || (packed->missing_left[node] & ~1))
 				return "a split is damaged";
 			subtree[node] = 1 + subtree[left] + subtree[right];
 			packed->heights[node] = 1 + (packed->heights[left] > packed->heights[right] ?
@@ -84,7 +87,7 @@ static bool
 fits_blocks(const Packed *packed)
 {
 	for (uint32_t node = 0; node < packed->nodes; node++)
-		if (packed->features[node] >= 0 && (packed->features[node] > UINT8_MAX || !stands_as_float(packed->cuts[node])))
+		if (packed->features[node].value >= 0 && (packed->features[node].value > UINT8_MAX || !stands_as_float(packed->cuts[node].value)))
 			return false;
 	return true;
 }
@@ -158,16 +161,16 @@ collect_lengths(Forest *forest, const Packed *packed, uint32_t *block_of, const 
 		uint32_t	slot;
 
 		block_of[node] = UINT32_MAX;
-		if (packed->features[node] >= 0)
+		if (packed->features[node].value >= 0)
 			continue;
 		memcpy(&hash, &packed->cuts[node], sizeof(hash));
 		slot = (uint32_t) (hash * UINT64_C(0x9E3779B97F4A7C15) >> (64 - bits));
-		while (slots[slot] != UINT32_MAX && lengths[slots[slot]] != packed->cuts[node])
+		while (slots[slot] != UINT32_MAX && lengths[slots[slot]] != packed->cuts[node].value)
 			slot = (slot + 1) & ((UINT32_C(1) << bits) - 1);
 		if (slots[slot] == UINT32_MAX)
 		{
 			slots[slot] = count;
-			lengths[count++] = packed->cuts[node];
+			lengths[count++] = packed->cuts[node].value;
 		}
 		block_of[node] = slots[slot];
 	}
@@ -188,10 +191,10 @@ find_nodes(const Packed *packed, uint32_t root, uint32_t levels, uint32_t nodes[
 	{
 		uint32_t	node = nodes[split];
 		uint32_t	level = (split > 0) + (split > 2);
-		bool		splits = packed->features[node] >= 0 && level < levels;
+		bool		splits = packed->features[node].value >= 0 && level < levels;
 
 		nodes[2 * split + 1] = node + splits;
-		nodes[2 * split + 2] = splits ? node + packed->steps[node] : node;
+		nodes[2 * split + 2] = splits ? node + packed->steps[node].value : node;
 	}
 }
 
@@ -210,8 +213,8 @@ fill_split(const Packed *packed, const uint32_t *nodes, uint32_t split, float *c
 	*cut = INFINITY;
 	if (nodes[2 * split + 1] == node)
 		return;
-	*cut = (float) packed->cuts[node];
-	*feature = (uint8_t) packed->features[node];
+	*cut = (float) packed->cuts[node].value;
+	*feature = (uint8_t) packed->features[node].value;
 	*missing_right |= (uint8_t) (!packed->missing_left[node] << bit);
 }
 
@@ -303,18 +306,18 @@ lay_out_nodes(Forest *forest, const Packed *packed, const uint32_t *roots, const
 	memcpy(forest->first, roots, forest->tree_count * sizeof(uint32_t));
 	forest->nodes = memory->allocate(memory->kept, packed->nodes * sizeof(TreeNode));
 	for (uint32_t node = 0; node < packed->nodes; node++)
-		forest->nodes[node] = (TreeNode) {packed->cuts[node], packed->steps[node], packed->features[node], packed->missing_left[node]};
+		forest->nodes[node] = (TreeNode) {packed->cuts[node].value, packed->steps[node].value, packed->features[node].value, packed->missing_left[node]};
 }
 
 Forest *
 forest_read(const uint8_t *bytes, size_t length, const Memory *memory, const char **why)
 {
-	Reader		reader = {bytes, length, sizeof(magic), memory};
+	Reader		reader = {bytes, length, sizeof(magic)};
 	Packed		packed;
 	Forest	   *forest = memory->allocate(memory->kept, sizeof(Forest));
-	double	   *divisor;
-	uint32_t   *counts,
-			   *roots,
+	const StoredDouble *divisor;
+	const StoredUint *counts;
+	uint32_t   *roots,
 			   *subtree;
 	uint32_t	root = 0;
 
@@ -325,10 +328,10 @@ forest_read(const uint8_t *bytes, size_t length, const Memory *memory, const cha
 	*why = "it is cut off";
 	if (!(divisor = next(&reader, 1, sizeof(double))) || !(counts = next(&reader, 3, sizeof(uint32_t))))
 		return NULL;
-	forest->divisor = *divisor;
-	forest->feature_count = counts[0];
-	forest->tree_count = counts[1];
-	packed.nodes = counts[2];
+	forest->divisor = divisor->value;
+	forest->feature_count = counts[0].value;
+	forest->tree_count = counts[1].value;
+	packed.nodes = counts[2].value;
 	*why = "its size is out of range";
 	if (!(forest->divisor >= 0 && isfinite(forest->divisor)) || forest->feature_count < 1 || forest->feature_count > MAX_FEATURES ||
 		forest->tree_count < 1 || forest->tree_count > MAX_TREES || packed.nodes < 1 || packed.nodes > MAX_NODES)
@@ -344,13 +347,13 @@ forest_read(const uint8_t *bytes, size_t length, const Memory *memory, const cha
 	roots = memory->allocate(memory->scratch, forest->tree_count * sizeof(uint32_t));
 	subtree = memory->allocate(memory->scratch, packed.nodes * sizeof(uint32_t));
 	packed.heights = memory->allocate(memory->scratch, packed.nodes * sizeof(uint32_t));
-	for (uint32_t tree = 0; tree < forest->tree_count; root += packed.sizes[tree++])
+	for (uint32_t tree = 0; tree < forest->tree_count; root += packed.sizes[tree++].value)
 	{
 		*why = "its trees have not as many nodes as it has";
-		if (packed.sizes[tree] < 1 || packed.sizes[tree] > packed.nodes - root)
+		if (packed.sizes[tree].value < 1 || packed.sizes[tree].value > packed.nodes - root)
 			return NULL;
 		roots[tree] = root;
-		if ((*why = check_tree(&packed, root, root + packed.sizes[tree], forest->feature_count, subtree)))
+		if ((*why = check_tree(&packed, root, root + packed.sizes[tree].value, forest->feature_count, subtree)))
 			return NULL;
 	}
 	*why = "its trees have not as many nodes as it has";
