@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import numpy.typing as npt
 import pytest
 from helpers import benchmark_sets
 from helpers.forests import stump
-from helpers.kernel import PATHS, ROOT, SANITIZED, Shim, compile_c
+from helpers.kernel import COMPILERS, PATHS, ROOT, SANITIZED, Shim, compile_c
 from relief_runtime import document as runtime_document
 from relief_runtime.document import Document
 from relief_runtime.forest import Forest
@@ -178,6 +179,16 @@ def _float_cut(cut: float) -> float:
     low, high = np.float32(cut), np.nextafter(np.float32(cut), np.float32(np.inf))
     middle = (float(low) + float(high)) / 2
     return middle if np.float32(middle) == low else float(np.nextafter(middle, -np.inf))
+
+
+@pytest.mark.parametrize("compiler", COMPILERS, ids=lambda compiler: Path(compiler).name)
+@pytest.mark.parametrize("level", ["-O0", "-O3"])
+def test_compilers_and_their_optimizations_change_no_score(tmp_path: Path, compiler: str, level: str) -> None:
+    source = ROOT / "tests" / "kernel" / "shim.c"
+    compiled = Shim(compile_c(tmp_path / "shim.so", source, level, "-shared", "-fPIC", compiler=compiler))
+    for features in (3, 12, 20, 40):
+        rows = _rows(features)
+        _assert_runtimes_scores(compiled, _packed(_fitted(rows, trees=11)[1]), rows)
 
 
 def test_forest_takes_at_most_150_kilobytes(shim: Shim) -> None:

@@ -29,9 +29,13 @@ SANITIZED = ["-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover
 PATHS = ("portable", "AVX2", "AVX-512VL")
 
 
-def compile_c(target: Path, source: Path, *options: str) -> Path:
+# gcc, and the newest clang there is: Debian's headers of a server bring one along.
+COMPILERS = ["gcc", *sorted(map(str, Path("/usr/lib").glob("llvm-*/bin/clang")))[-1:]]
+
+
+def compile_c(target: Path, source: Path, *options: str, compiler: str = "gcc") -> Path:
     """Compile a C file of the tests together with what of the kernel needs no server."""
-    subprocess.run(["gcc", *_WARNINGS, *options, "-o", target, source, *SOURCES, "-lm"], check=True)
+    subprocess.run([compiler, *_WARNINGS, *options, "-o", target, source, *SOURCES, "-lm"], check=True)
     return target
 
 
