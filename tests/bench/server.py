@@ -85,7 +85,10 @@ def add_kernel(cluster: Cluster) -> None:
             "where name = 'PKGLIBDIR'"
         ).fetchone()
         assert row is not None
-        shutil.copy2(ROOT / "build" / f"kernel-{row[1]}" / "relief_kernel.so", row[0])
+        place = Path(row[0]) / "relief_kernel.so"
+        # What is written through a link would replace the installed server's own.
+        place.unlink(missing_ok=True)
+        shutil.copy2(ROOT / "build" / f"kernel-{row[1]}" / place.name, place)
         connection.execute("select relief.use_kernel()")
 
 
