@@ -329,10 +329,15 @@ def test_choice_of_nothing_is_refused(kernel: Database) -> None:
 def test_kernel_is_refused_where_its_library_is_not(kernel: Database) -> None:
     with without_library(kernel.superuser):
         session = kernel.connect()
-        with refused(
-            "58P01", "the kernel cannot be used: could not access file", "First install it on this server: apt"
-        ):
+        with pytest.raises(psycopg.errors.UndefinedFile, match="the kernel cannot be used: could") as refusal:
             query(session, "select relief.use_kernel()")
+        told = refusal.value.diag
+        assert told.message_detail == "The library is relief_kernel in the folder that pg_config --pkglibdir names."
+        major = kernel.value("select current_setting('server_version_num')::integer / 10000")
+        assert told.message_hint == (
+            "First install it on this server, where Relief's sources are: make install-kernel PG_CONFIG=<its pg_config>"
+            f", or make deb, then apt install ./build/postgresql-{major}-relief_*.deb"
+        )
     with without_library(kernel.superuser, b"not a library"):
         session = kernel.connect()
         with refused("58P01", "the kernel cannot be used: could not load library", "make install-kernel"):
@@ -406,8 +411,13 @@ def test_inserts_go_on_where_the_library_is_gone(attached: psycopg.Connection, d
         checks = dict(query(session, "select * from relief.check()"))
         told = checks["the kernel scores as it should"]
         assert cannot_access.match(told)
-        assert "server at port 5432 needs the kernel: install it on this server: apt install postgresql-" in told
+        assert "server at port 5432 needs the kernel: install it on this server, where Relief's sources are" in told
+        assert "make deb, then apt install ./build/postgresql-" in told
         assert "or score without it: select relief.use_kernel(false);" in told
+        # What is used already isn't for that there.
+        for asking in (session, attached):
+            with refused("58P01", "the kernel cannot be used: could not access file", "make install-kernel"):
+                query(asking, USED, True)
         query(session, "update relief.detector set on_error = 'raise'")
         query(session, "select relief.regenerate('orders')")
         with refused("58P01", "could not access file"):

@@ -44,8 +44,8 @@ create function relief._kernel_advice()
   stable
   set search_path = pg_catalog, pg_temp
 as $$
-  select format('install it on this server: apt install postgresql-%s-relief, or make install-kernel PG_CONFIG=<its pg_config>',
-                current_setting('server_version_num')::integer / 10000)
+  select format('install it on this server, where Relief''s sources are: make install-kernel PG_CONFIG=<its pg_config>, '
+                'or make deb, then apt install ./build/postgresql-%s-relief_*.deb', current_setting('server_version_num')::integer / 10000)
 $$;
 comment on function relief._kernel_advice() is 'Returns how to put the kernel''s library onto this server.';
 
@@ -110,20 +110,24 @@ declare
   f record;
   detail text;
 begin
-  for f in select * from relief._kernel_functions() as k where not k.is_kernel loop
-    perform relief._drop_kept(f.kept);
-    execute replace(pg_get_functiondef(f.signature), format('FUNCTION relief.%I(', f.name), format('FUNCTION relief.%I(', f.kept));
-    execute format('revoke execute on function relief.%I from public', f.kept);
-    execute format('comment on function relief.%I is %L', f.kept, format('What relief.%I is without the kernel.', f.name));
-    if exists (select from pg_extension where extname = 'relief') then
-      execute format('alter function relief.%I depends on extension relief', f.kept);
+  for f in select * from relief._kernel_functions() loop
+    if not f.is_kernel then
+      perform relief._drop_kept(f.kept);
+      execute replace(pg_get_functiondef(f.signature), format('FUNCTION relief.%I(', f.name), format('FUNCTION relief.%I(', f.kept));
+      execute format('revoke execute on function relief.%I from public', f.kept);
+      execute format('comment on function relief.%I is %L', f.kept, format('What relief.%I is without the kernel.', f.name));
+      if exists (select from pg_extension where extname = 'relief') then
+        execute format('alter function relief.%I depends on extension relief', f.kept);
+      end if;
     end if;
+    -- Also where the kernel is used: the library may be gone since.
     execute f.definition;
   end loop;
 exception when undefined_file or undefined_function or system_error or internal_error or insufficient_privilege then
   get stacked diagnostics detail = pg_exception_detail;
   raise exception 'the kernel cannot be used: %', sqlerrm
-    using errcode = 'undefined_file', detail = detail, hint = format('First %s.', relief._kernel_advice());
+    using errcode = 'undefined_file', detail = coalesce(nullif(detail, ''), 'The library is relief_kernel in the folder that pg_config --pkglibdir names.'),
+          hint = format('First %s', relief._kernel_advice());
 end
 $$;
 comment on function relief._take_kernel() is 'Puts the kernel''s functions into the place of the runtime''s.';
