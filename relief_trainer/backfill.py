@@ -19,6 +19,7 @@ class Backfilled:
 
     detector: str
     rows: int
+    failed: int  # rows that could not be scored
     jobs: int
 
 
@@ -62,7 +63,7 @@ def backfill(dsn: str | None, name: str, *, jobs: int, batch_rows: int, progress
                     run.stopped.set()
             rows += run.score_remainder(connection, advance)
         connection.execute(query("backfill_end", name=name))
-    return Backfilled(name, rows, jobs)
+    return Backfilled(name, rows, run.failed, jobs)
 
 
 class _Run:
@@ -71,6 +72,7 @@ class _Run:
     def __init__(self, connection: Connection, name: str, batch_rows: int) -> None:
         self._name = name
         self._advancing = threading.Lock()
+        self.failed = 0
         self._batches: SimpleQueue[_Batch] = SimpleQueue()
         self.stopped = threading.Event()
         self._started = (connection.execute(query("backfill_start")).fetchone() or {})["started"]
@@ -121,4 +123,6 @@ class _Run:
             "backfill_rows", name=self._name, relation=relation, started=self._started, how=how, first=first, end=end
         )
         row = connection.execute(statement).fetchone() or {}
+        with self._advancing:
+            self.failed += row["settled"] - row["scored"]
         return row["scored"], row["settled"]

@@ -36,3 +36,5 @@ def backfill(name: str, jobs: int | None, batch_rows: int, dsn: str | None, as_j
         print_json(asdict(done))
     else:
         click.echo(f"{name}: {done.rows:,} rows scored")
+    if done.failed:
+        click.echo(f"warning: {done.failed:,} rows could not be scored; their relief_deviation says why", err=True)

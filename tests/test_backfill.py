@@ -86,7 +86,14 @@ def test_bad_rows_do_not_stop_it_and_are_tried_again_next_time(attached: Databas
     attached.query("alter table shop.orders disable trigger user")
     attached.query("update shop.orders set b = -1 where id % 100 = 0")
     attached.query("alter table shop.orders enable trigger user")
+    told: list[str] = []
+    attached.superuser.add_notice_handler(lambda notice: told.append(f"{notice.severity}: {notice.message_primary}"))
     attached.query("call relief.backfill('orders', batch_rows => 500)")
+    assert told == [
+        f'NOTICE: backfill of detector "orders": {ROWS * 99 // 100} rows scored',
+        f'WARNING: backfill of detector "orders": {ROWS // 100} rows could not be scored; '
+        "their relief_deviation says why",
+    ]
     bad = "select count(*) from shop.orders where relief_deviation ? 'error' and relief_model_version is null"
     assert attached.value(bad) == ROWS // 100
     assert attached.value(STALE, 1) == ROWS // 100

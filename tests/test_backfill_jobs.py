@@ -52,7 +52,7 @@ def _run(database: Database, *arguments: str) -> Result:
 
 def test_every_row_is_scored_once_by_one_of_the_connections(attached: Database) -> None:
     done = _run(attached, "orders", "--jobs", "3", "--batch-rows", "500", "--json")
-    assert json.loads(done.stdout) == {"detector": "orders", "rows": ROWS, "jobs": 3}
+    assert json.loads(done.stdout) == {"detector": "orders", "rows": ROWS, "failed": 0, "jobs": 3}
     assert "scoring orders: 20,000 rows" in done.stderr
     assert attached.value(STALE, 1) == 0
     wrong = "select count(*) from shop.orders as o where relief_anomaly_score is distinct from shop.relief_score(o)"
@@ -83,7 +83,9 @@ def test_rows_that_fail_are_tried_once_and_the_others_scored(attached: Database)
     attached.query("alter table shop.orders disable trigger user")
     attached.query("update shop.orders set b = -1 where id % 100 = 0")
     attached.query("alter table shop.orders enable trigger user")
-    assert _run(attached, "orders", "--jobs", "2").stdout == f"orders: {ROWS * 99 // 100:,} rows scored\n"
+    done = _run(attached, "orders", "--jobs", "2")
+    assert done.stdout == f"orders: {ROWS * 99 // 100:,} rows scored\n"
+    assert "warning: 200 rows could not be scored; their relief_deviation says why" in done.stderr
     assert attached.value(STALE, 1) == ROWS // 100
 
 

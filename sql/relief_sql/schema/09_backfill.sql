@@ -165,6 +165,7 @@ declare
   end_block bigint;
   batch_blocks bigint;
   scored bigint := 0;
+  failed bigint := 0;
   progress record;
   reported timestamp with time zone := pg_catalog.clock_timestamp();
 begin
@@ -192,6 +193,7 @@ begin
       progress := relief._backfill_rows(
         detector, relation, started, 'all that are free', next_block, next_block operator(pg_catalog.+) batch_blocks);
       scored := scored operator(pg_catalog.+) progress.scored;
+      failed := failed operator(pg_catalog.+) progress.settled operator(pg_catalog.-) progress.scored;
       next_block := next_block operator(pg_catalog.+) batch_blocks;
       commit;
       if pg_catalog.clock_timestamp() operator(pg_catalog.-) reported operator(pg_catalog.>) interval '10 seconds' then
@@ -208,11 +210,15 @@ begin
         commit;
       end if;
       scored := scored operator(pg_catalog.+) progress.scored;
+      failed := failed operator(pg_catalog.+) progress.settled operator(pg_catalog.-) progress.scored;
       exit when progress.settled operator(pg_catalog.=) 0;
     end loop;
   end loop;
   perform relief._note_partitions(detector, true);
   raise notice 'backfill of detector "%": % rows scored', detector, scored;
+  if failed operator(pg_catalog.>) 0 then
+    raise warning 'backfill of detector "%": % rows could not be scored; their relief_deviation says why', detector, failed;
+  end if;
 end
 $$;
 comment on procedure relief.backfill(text, integer) is
