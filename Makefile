@@ -54,7 +54,8 @@ kernel: ## Compile the kernel for the server of PG_CONFIG; needs its headers (De
 
 install-kernel: kernel ## Put the kernel where `select relief.use_kernel()` finds it; honours PG_CONFIG and DESTDIR
 	install -d "$(DESTDIR)$$($(PG_CONFIG) --pkglibdir)"
-	install -m 755 $(KERNEL)/relief_kernel.so "$(DESTDIR)$$($(PG_CONFIG) --pkglibdir)/"
+	install -m 755 $(KERNEL)/relief_kernel.so "$(DESTDIR)$$($(PG_CONFIG) --pkglibdir)/.relief_kernel.so"
+	mv "$(DESTDIR)$$($(PG_CONFIG) --pkglibdir)/.relief_kernel.so" "$(DESTDIR)$$($(PG_CONFIG) --pkglibdir)/relief_kernel.so"
 
 deb: build ## Write a Debian package for each PostgreSQL whose headers are installed, or that of PG_CONFIG, into build/
 	@test -n "$(strip $(PG_CONFIGS))" || { echo "Install: postgresql-server-dev-<version>, gcc, make" >&2; exit 1; }

@@ -11,7 +11,7 @@ import psycopg
 import pytest
 from helpers.database import Database, query
 from helpers.forests import add_model, stump
-from helpers.kernel import library_for_server, may_lack_headers
+from helpers.kernel import give_library, library_for_server, may_lack_headers
 from helpers.releases import BEFORE
 from helpers.server import has_extension_files, install, may_lack, running_server
 from helpers.shop import FEATURES, make_orders
@@ -95,6 +95,13 @@ def database(server: str, template: str) -> Iterator[Database]:
     made = Database(server, template)
     yield made
     made.drop()
+
+
+@pytest.fixture
+def kernel(database: Database, kernel_library: Path) -> Database:
+    """Return a database of a server that has the kernel's library, which isn't used yet."""
+    give_library(database.superuser, kernel_library)
+    return database
 
 
 @pytest.fixture(scope="module")

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 from helpers.database import Database, query, refused, value
-from helpers.kernel import give_library
 from helpers.profiles import create, refresh
 
 LEVELS = "select relief._levels(id, %s, %s::smallint) from relief.detector"
@@ -15,21 +12,20 @@ SEASONS = [-1, 0, 5, 23, 24, None]
 
 
 @pytest.fixture
-def trips(database: Database, kernel_library: Path) -> Database:
+def trips(kernel: Database) -> Database:
     """Return a database with histories of entities and hours, complete ones and others, one with NULL in it."""
-    give_library(database.superuser, kernel_library)
-    database.query("create table trip (at timestamptz, driver text, x float8, y float8)")
-    database.query(
+    kernel.query("create table trip (at timestamptz, driver text, x float8, y float8)")
+    kernel.query(
         "insert into trip select timestamptz '2024-01-01Z' + n * interval '5 hours', "
         "(array['a', 'b', 'b', 'ü'])[1 + n % 4], n from generate_series(1, 300) as n"
     )
     options = {"season": "hour_of_day", "time_column": "at", "time_zone": "UTC", "min_history": 3, "entity": ["driver"]}
-    create(database.superuser, "t", "trip", ["x"], **options)
-    refresh(database.superuser, "t")
+    create(kernel.superuser, "t", "trip", ["x"], **options)
+    refresh(kernel.superuser, "t")
     # One that lacks values has NULL among its figures.
-    database.query("update relief.profile set mean = '{null}' where entity = '[\"b\"]' and season = 5")
-    database.query("update relief.profile set complete = false where season = 5")
-    return database
+    kernel.query("update relief.profile set mean = '{null}' where entity = '[\"b\"]' and season = 5")
+    kernel.query("update relief.profile set complete = false where season = 5")
+    return kernel
 
 
 def test_histories_are_those_that_a_query_finds(trips: Database) -> None:

@@ -25,6 +25,13 @@ LIBRARY = "relief_kernel.so"
 _WARNINGS = ["-Wall", "-Wextra", "-Werror", "-I", str(ROOT / "kernel"), "-ffp-contract=off"]
 SANITIZED = ["-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 
+USED = "select relief.use_kernel(%s)"
+# Of a function that the kernel can take over, the language.
+LANGUAGE = (
+    "select l.lanname from pg_proc as p join pg_language as l on l.oid = p.prolang where p.oid = 'relief.{}'::regproc"
+)
+JUDGE = LANGUAGE.format("_judge")
+
 # In the order of WalkPath in kernel/forest.h.
 PATHS = ("portable", "AVX2", "AVX-512VL")
 
