@@ -1,12 +1,13 @@
 #include "judge.h"
 
-#include "common/shortest_dec.h"
 #include "fmgr.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
 #include "utils/numeric.h"
 
 #include <math.h>
+
+#include "tell.h"
 
 #define FARTHEST 1e6
 #define NEAREST 1e-140
@@ -319,75 +320,19 @@ tail(const double *quantiles, double value)
 	return shares[0] + (value - quantiles[above - 1]) / (quantiles[above] - quantiles[above - 1]) * (shares[1] - shares[0]);
 }
 
-/* ---- Telling it as JSON; keys come in the order in which they are stored ---- */
-
+/* How far a value lies from its history. */
 static void
-put_key(JsonbParseState **state, const char *name)
-{
-	JsonbValue	key = {.type = jbvString,.val.string = {strlen(name), unconstify(char *, name)}};
-
-	pushJsonbValue(state, WJB_KEY, &key);
-}
-
-static void
-put_numeric(JsonbParseState **state, Numeric numeric)
-{
-	JsonbValue	value = {.type = numeric ? jbvNumeric : jbvNull,.val.numeric = numeric};
-
-	pushJsonbValue(state, WJB_VALUE, &value);
-}
-
-static void
-put_string(JsonbParseState **state, const char *text)
-{
-	JsonbValue	value = {.type = jbvNull};
-
-	if (text != NULL)
-	{
-		value.type = jbvString;
-		value.val.string.val = unconstify(char *, text);
-		value.val.string.len = strlen(text);
-	}
-	pushJsonbValue(state, WJB_VALUE, &value);
-}
-
-/* All digits that tell a double from others, and as Python writes them at least one after the point. */
-static Numeric
-exactly(double value)
-{
-	char		digits[DOUBLE_SHORTEST_DECIMAL_LEN + 2];
-
-	double_to_shortest_decimal_buf(value, digits);
-	if (strpbrk(digits, ".e") == NULL)
-		strcat(digits, ".0");
-	return DatumGetNumeric(DirectFunctionCall3(numeric_in, CStringGetDatum(digits), 0, Int32GetDatum(-1)));
-}
-
-/* Three decimals: the fast way, except where multiplying could round across a half. */
-static Numeric
-to_three_decimals(double value)
-{
-	double		thousandths = value * 1000;
-	char		digits[32];
-
-	if (fabs(fabs(thousandths - trunc(thousandths)) - 0.5) > 1e-6)
-		return int64_div_fast_to_numeric((int64) rint(thousandths), 3);
-	snprintf(digits, sizeof(digits), "%.3f", value);
-	return DatumGetNumeric(DirectFunctionCall3(numeric_in, CStringGetDatum(digits), 0, Int32GetDatum(-1)));
-}
-
-static void
-put_comparison(JsonbParseState **state, double z, double robust, const History *history)
+tell_comparison(JsonbParseState **state, double z, double robust, const History *history)
 {
 	pushJsonbValue(state, WJB_BEGIN_OBJECT, NULL);
-	put_key(state, "z");
-	put_numeric(state, to_three_decimals(z));
-	put_key(state, "level");
-	put_string(state, level_names[history->level]);
-	put_key(state, "robust");
-	put_numeric(state, to_three_decimals(robust));
-	put_key(state, "expected");
-	put_numeric(state, history->shown);
+	tell_key(state, "z");
+	tell_numeric(state, numeric_to_three_decimals(z));
+	tell_key(state, "level");
+	tell_string(state, level_names[history->level]);
+	tell_key(state, "robust");
+	tell_numeric(state, numeric_to_three_decimals(robust));
+	tell_key(state, "expected");
+	tell_numeric(state, history->shown);
 	pushJsonbValue(state, WJB_END_OBJECT, NULL);
 }
 
@@ -419,12 +364,12 @@ rule_judge(const Rule *rule, const Row *row, bool in_full)
 		known = known || histories[n].level >= 0;
 
 	pushJsonbValue(&state, WJB_BEGIN_OBJECT, NULL);
-	put_key(&state, "relief_deviation");
+	tell_key(&state, "relief_deviation");
 	pushJsonbValue(&state, WJB_BEGIN_OBJECT, NULL);
 	if (!known)
 	{
-		put_key(&state, "state");
-		put_string(&state, "warming up");
+		tell_key(&state, "state");
+		tell_string(&state, "warming up");
 	}
 	for (int n = 0; known && n < rule->feature_count; n++)
 	{
@@ -438,10 +383,10 @@ rule_judge(const Rule *rule, const Row *row, bool in_full)
 		pushJsonbValue(&state, WJB_KEY, unconstify(JsonbValue *, &feature->name));
 		if (histories[n].level < 0 || isnan(place) || isnan(agreed))
 		{
-			put_numeric(&state, NULL);
+			tell_numeric(&state, NULL);
 			continue;
 		}
-		put_comparison(&state, z, robust, &histories[n]);
+		tell_comparison(&state, z, robust, &histories[n]);
 		far = fmax(far, agreed);
 		if (agreed > rule->deviation_threshold - 1e-3 && rounded(agreed, 3) >= rule->deviation_threshold &&
 			departure_counts(feature, row->numbers[n], histories[n].expected, row->entity))
@@ -451,17 +396,17 @@ rule_judge(const Rule *rule, const Row *row, bool in_full)
 
 	high = row->score == NULL ? UNKNOWN : *row->score >= rule->threshold ? YES : NO;
 	verdict = verdict_of(rule->verdict, high, known ? fires : UNKNOWN);
-	put_key(&state, "relief_is_anomaly");
+	tell_key(&state, "relief_is_anomaly");
 	if (verdict != UNKNOWN)
 	{
 		is_anomaly.type = jbvBool;
 		is_anomaly.val.boolean = verdict == YES;
 	}
 	pushJsonbValue(&state, WJB_VALUE, &is_anomaly);
-	put_key(&state, "relief_anomaly_score");
-	put_numeric(&state, row->score ? exactly(*row->score) : NULL);
-	put_key(&state, "relief_model_version");
-	put_numeric(&state, rule->version);
+	tell_key(&state, "relief_anomaly_score");
+	tell_numeric(&state, row->score ? numeric_exactly(*row->score) : NULL);
+	tell_key(&state, "relief_model_version");
+	tell_numeric(&state, rule->version);
 	if (in_full)
 	{
 		double		severity = -1;
@@ -470,12 +415,12 @@ rule_judge(const Rule *rule, const Row *row, bool in_full)
 			severity = tail(rule->ordinary_scores, *row->score);
 		if (far >= 0 && rule->ordinary_deviations)
 			severity = fmax(severity, tail(rule->ordinary_deviations, rounded(far, 3)));
-		put_key(&state, "threshold");
-		put_numeric(&state, rule->exact_threshold);
-		put_key(&state, "verdict");
-		put_string(&state, high == YES ? (fires == YES ? "both" : "score") : fires == YES ? "deviation" : NULL);
-		put_key(&state, "severity");
-		put_numeric(&state, severity >= 0 ? exactly(rounded(severity, 6)) : NULL);
+		tell_key(&state, "threshold");
+		tell_numeric(&state, rule->exact_threshold);
+		tell_key(&state, "verdict");
+		tell_string(&state, high == YES ? (fires == YES ? "both" : "score") : fires == YES ? "deviation" : NULL);
+		tell_key(&state, "severity");
+		tell_numeric(&state, severity >= 0 ? numeric_exactly(rounded(severity, 6)) : NULL);
 	}
 	return JsonbValueToJsonb(pushJsonbValue(&state, WJB_END_OBJECT, NULL));
 }
